@@ -1,0 +1,86 @@
+# make test | bench | check | baseline | lock
+#
+# Each target makes its own environment in .venv on first use: the exact versions of requirements.lock, and this
+# checkout, editable. To use another:
+#   make test VENV=dir              an environment in another place
+#   make test PYTHON=python3.12     the Python that the environment is made with
+#   make test QBENCH_ENV=current    the environment you are in; nothing is installed
+# ARGS is passed on to pytest:      make bench ARGS="--models Llama-3.1-8B --batch-sizes 1 16"
+# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=5 (fresh processes), make check (all that CI runs)
+
+PYTHON ?= python3
+VENV ?= .venv
+RUNS ?= 5
+ARGS ?=
+REPORT ?= reports/bench
+UPDATE ?= missing
+
+ifeq ($(QBENCH_ENV),current)
+RUN := $(PYTHON)
+READY := .current-environment
+else ifeq ($(QBENCH_ENV),)
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.installed
+else
+$(error QBENCH_ENV=$(QBENCH_ENV): the only value is "current" (use the environment you are in); leave it unset for $(VENV))
+endif
+
+.PHONY: help test bench check baseline lock clean .current-environment
+.NOTPARALLEL:
+
+define check-python
+@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null || { \
+  echo "This project needs Python 3.11, 3.12 or 3.13, and PYTHON=$(PYTHON) is" \
+    "$$($(PYTHON) --version 2>&1 | head -n 1). Name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+endef
+
+help:
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+
+test: $(READY)
+	$(RUN) -m pytest --benchmark-disable $(ARGS)
+
+bench: $(READY)
+	$(RUN) -m pytest --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)
+
+check: $(READY)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	$(RUN) -m pytest --benchmark-disable $(ARGS)
+
+# Fresh processes are the replicates: the first replaces what is stored of the cases it runs, the others add to it.
+baseline: $(READY)
+	@test "$(RUNS)" -ge 1 || { echo "RUNS=$(RUNS): give a whole number of at least 1" >&2; exit 1; }
+	mode=replace; for run in $$(seq $(RUNS)); do \
+	  echo "baseline: process $$run of $(RUNS) ($$mode)"; \
+	  $(RUN) -m pytest --benchmark-only --qbench-update=$$mode --qbench-report=reports/baseline-$$run $(ARGS) || exit 1; \
+	  mode=append; done
+
+lock:
+	$(check-python)
+	rm -rf .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip install --disable-pip-version-check --quiet -e ".[dev]"
+	{ sed -n '1,2p' requirements.lock; .lock-venv/bin/python -m pip freeze --exclude-editable --all | sort -f | sed -E \
+	  -e '/^(pip|nvidia-.*-cu[0-9]+|nvidia-(cu|nv|nccl|cs).*|cuda-.*)==/d' -e 's/^(torch==[^+]*).*/\1/' \
+	  -e "s/^triton==.*/&; sys_platform == 'linux'/"; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .lock-venv
+
+clean:
+	rm -rf .venv .lock-venv build *.egg-info reports .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(if $(wildcard $(VENV)/bin/python),,$(check-python))
+	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make an environment in $(VENV); Debian and Ubuntu need: apt install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+.current-environment:
+	@$(PYTHON) -c "import importlib.metadata as m; m.version('pytest-qbench')" 2>/dev/null || { \
+	  echo "QBENCH_ENV=current, but this project is not installed in the environment of $(PYTHON)." \
+	    "Run '$(PYTHON) -m pip install -e .[dev]' there, or leave QBENCH_ENV unset." >&2; exit 1; }

@@ -1,0 +1,164 @@
+"""Quantize and multiply by name: the functions most users call.
+
+backend "triton" is this package's kernels (CUDA tensors), "torch" the exact references (any device, slow,
+float64). "auto" takes the kernels for CUDA tensors and the references elsewhere; products of FP8 and INT8
+operands have no kernel here and take the reference on every device. A launch never falls back: what a kernel
+does not take is an error that says so. Triton is imported when it is first used, so that this package works
+where Triton does not exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .codec import round_to
+from .format import FP8, FP8_TOKEN, INT8_ASYM, INT8, INT8_TOKEN, Format, get_format
+from .quantize import check_input
+from .quantize import quantize as quantize_exactly
+from .tensor import QTensor
+
+BACKENDS = ("auto", "torch", "triton")
+
+
+def quantize(
+    x: Tensor,
+    fmt: Format | str,
+    *,
+    global_scale: Tensor | None = None,
+    hadamard: int | None = None,
+    scale: Tensor | None = None,
+    zero_point: Tensor | None = None,
+    backend: str = "auto",
+) -> QTensor:
+    """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
+
+    global_scale  NVFP4: static encode scale 448*6/amax, one float32; by default taken from x
+    hadamard      FP4 formats: rotate K blockwise by this size first
+    scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
+    ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
+    argument the format does not take; TypeError for another dtype.
+    """
+    fmt = as_format(fmt)
+    if _choose(backend, x.device) == "torch":
+        return quantize_exactly(
+            x, fmt, global_scale=global_scale, hadamard=hadamard, scale=scale, zero_point=zero_point
+        )
+    check_input(x, fmt, hadamard)
+    q = _triton_quantize(
+        x.reshape(-1, x.shape[-1]), fmt, global_scale=global_scale, hadamard=hadamard, scale=scale, zero_point=zero_point
+    )
+    return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
+
+
+def matmul(
+    a: Tensor | QTensor,
+    b: Tensor | QTensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    backend: str = "auto",
+) -> Tensor:
+    """out_dtype [M, N] = a [M, K] times b [N, K] transposed, plus bias [N]; rounded to out_dtype once.
+
+    FP4 weights b take bf16, fp16 or fp32 activations a (weight-only) or a QTensor of the same kind. A rotation
+    is not undone: if b carries one, so must a (`rotate` a plain one first).
+    """
+    fp4 = isinstance(b, QTensor) and b.format.packed
+    if _choose(backend, b.device, kernel_exists=fp4) == "torch":
+        return round_to(reference.matmul(a, b, bias=bias), out_dtype)
+    from .triton.fp4_gemm import fp4_gemm
+
+    return fp4_gemm(a, b, bias=bias, out_dtype=out_dtype)
+
+
+def scaled_fp8_quant(
+    x: Tensor, scale: Tensor | None = None, *, per_token: bool = False, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """float8_e4m3fn codes of x [..., K] and their float32 scale, value = code*scale.
+
+    scale given: static, [1]; per_token: one per row, [..., 1]; otherwise one for the tensor, [1].
+    """
+    q = quantize(x, FP8_TOKEN if per_token else FP8, scale=scale, backend=backend)
+    return q.data, q.scale
+
+
+def scaled_int8_quant(
+    x: Tensor,
+    scale: Tensor | None = None,
+    *,
+    zero_point: Tensor | None = None,
+    symmetric: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """int8 codes of x [..., K], their float32 scale and int32 zero point, value = (code - zero_point)*scale.
+
+    Without a scale both are per row ([..., 1]); with one, static per tensor ([1]). The zero point is None when
+    symmetric; static asymmetric quantization needs it given.
+    """
+    if symmetric and zero_point is not None:
+        raise ValueError("zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out")
+    dynamic = INT8_TOKEN if scale is None else INT8
+    q = quantize(x, dynamic if symmetric else INT8_ASYM, scale=scale, zero_point=zero_point, backend=backend)
+    return q.data, q.scale, q.zero_point
+
+
+def as_format(fmt: Format | str) -> Format:
+    """The format itself or the one of that name; unknown names list the known."""
+    if isinstance(fmt, Format):
+        return fmt
+    if isinstance(fmt, str):
+        return get_format(fmt)
+    raise TypeError(f"format is a {type(fmt).__name__}; pass a Format or its name")
+
+
+def _choose(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    if backend != "auto":
+        return backend
+    return "triton" if device.type == "cuda" and kernel_exists else "torch"
+
+
+def _triton_quantize(
+    x: Tensor,
+    fmt: Format,
+    *,
+    global_scale: Tensor | None,
+    hadamard: int | None,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+) -> QTensor:
+    if fmt.packed:
+        if scale is not None or zero_point is not None:
+            raise ValueError(f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8")
+        from .triton.fp4_gemm import quantize_fp4
+
+        return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard)
+    if global_scale is not None:
+        raise ValueError(f"{fmt.name} has one scale level and takes no global_scale; use nvfp4 or drop it")
+    per_token = fmt.granularity == "row" and scale is None
+    if scale is not None and fmt in (FP8_TOKEN, INT8_TOKEN):
+        raise ValueError(f"{fmt.name} computes a scale per row; use {'fp8' if fmt == FP8_TOKEN else 'int8'} for a static one")
+    if fmt.element.name == "e4m3":
+        if zero_point is not None:
+            raise ValueError(f"{fmt.name} is symmetric and takes no zero_point; use int8_asym")
+        from .triton.fp8_quantize import fp8_quantize
+
+        return fp8_quantize(x, scale, per_token=per_token)
+    from .triton.int8_quantize import int8_quantize
+
+    return int8_quantize(x, scale, zero_point=zero_point, symmetric=fmt.symmetric, per_token=per_token)
+
+
+def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
+    """A 2-D result as [..., K]; scales and zero points per tensor stay [1]."""
+
+    def unfold(t: Tensor) -> Tensor:
+        return t if t.ndim < 2 else t.reshape(*shape[:-1], t.shape[-1])
+
+    zero_point = None if q.zero_point is None else unfold(q.zero_point)
+    return dataclasses.replace(q, data=unfold(q.data), scale=unfold(q.scale), shape=shape, zero_point=zero_point)

@@ -1,0 +1,112 @@
+"""Element codecs: E2M1, E4M3, E8M0 and correct rounding from float64, by exact comparison and integer arithmetic.
+
+No framework cast decides a rounding here: torch and ml_dtypes casts from float64 to bf16 or e4m3 pass through fp32
+(double rounding), out-of-range e4m3 casts differ between CPU (448) and CUDA (NaN), and casts to e8m0 round half up.
+Floating-point powers are built from exponent bits; a float log2 is wrong just below powers of two.
+All functions work elementwise on CPU and CUDA tensors of any shape and keep the shape unless stated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_E2M1_TIES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # tie i lies between codes i and i+1; the even code wins
+E4M3_MAX, E4M3_NAN, E8M0_NAN = 448.0, 0x7F, 0xFF
+_SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}  # bits, least exponent
+
+
+def floor_log2(x: Tensor) -> Tensor:
+    """floor(log2|x|) as int64, exact for subnormals too; 0 gives -1087 (below every value), inf and NaN 1024."""
+    wide = x.to(torch.float64).abs()
+    small = wide < 2.0**-1000
+    bits = torch.where(small, wide * 2.0**64, wide).view(torch.int64)
+    return (bits >> 52) - 1023 - 64 * small.to(torch.int64)
+
+
+def pow2(exponent: Tensor) -> Tensor:
+    """2^exponent as float64, exact; the exponent (any integer dtype) must lie in -1022..1023."""
+    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
+def round_to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float64 once, to nearest even, to bf16, fp16 or fp32 (subnormals, overflow to inf, NaN and -0 included)."""
+    if dtype == torch.float64:
+        return x.to(dtype)
+    if dtype not in _SIGNIFICAND:
+        raise TypeError(f"cannot round to {dtype}; use float64, float32, bfloat16 or float16")
+    if dtype == torch.float32 or x.dtype != torch.float64:
+        return x.to(dtype)  # one hardware rounding
+    digits, least = _SIGNIFICAND[dtype]
+    quantum = floor_log2(x).clamp_(least, 1000).sub_(digits - 1)
+    exact = torch.round(x * pow2(-quantum)) * pow2(quantum)  # torch.round is half to even
+    return torch.where(torch.isfinite(x), exact, x).to(dtype)
+
+
+def encode_e2m1(y: Tensor) -> Tensor:
+    """Codes 0..15 (uint8) of y: nearest, ties to even, saturating at 6, sign of zero kept.
+
+    E2M1 has no NaN: a NaN becomes code 7 or 15, so callers must carry NaN in the scale.
+    """
+    if y.dtype not in (torch.float32, torch.float64):
+        y = y.to(torch.float32)
+    up = torch.tensor(math.inf, dtype=y.dtype)
+    ties = [torch.tensor(t, dtype=y.dtype) for t in _E2M1_TIES]
+    # Code i+1 starts at the tie itself when it is even, else at the next number of y's own dtype.
+    starts = torch.stack([t if i % 2 else torch.nextafter(t, up) for i, t in enumerate(ties)]).to(y.device)
+    magnitude = torch.bucketize(y.abs(), starts, out_int32=True, right=True).to(torch.uint8)
+    return magnitude | (torch.signbit(y).to(torch.uint8) << 3)
+
+
+def decode_e2m1(codes: Tensor) -> Tensor:
+    """float32 values of uint8 codes 0..15 (8 is -0)."""
+    table = torch.tensor([*E2M1_VALUES, *(-v for v in E2M1_VALUES)], dtype=torch.float32, device=codes.device)
+    return table[codes.to(torch.int32)]
+
+
+def pack_e2m1(codes: Tensor) -> Tensor:
+    """[..., K] codes → [..., K/2] bytes, the even element in the low nibble. K must be even."""
+    if codes.shape[-1] % 2:
+        raise ValueError(f"K = {codes.shape[-1]} is odd; two E2M1 codes share a byte, pad K to an even number")
+    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+
+
+def unpack_e2m1(data: Tensor) -> Tensor:
+    """[..., K/2] bytes → [..., K] codes 0..15 (uint8)."""
+    return torch.stack([data & 0xF, data >> 4], dim=-1).flatten(-2)
+
+
+def encode_e4m3(y: Tensor) -> Tensor:
+    """E4M3fn bits (uint8) of y, rounded to nearest even from y's own precision, saturating at 448; NaN → 0x7f."""
+    wide = y.to(torch.float64)
+    size = wide.abs().clamp_(max=E4M3_MAX)
+    binade = floor_log2(size).clamp_(-6, 8)  # below 2^-6 the quantum stays 2^-9: subnormals
+    steps = torch.round(size * pow2(3 - binade))  # 8..16 in a normal binade; 16 carries into the next by itself
+    bits = ((binade + 6) * 8).to(torch.float64).add_(steps)
+    bits = torch.where(torch.isnan(wide), float(E4M3_NAN), bits).to(torch.uint8)
+    return bits | ((torch.signbit(wide) & ~torch.isnan(wide)).to(torch.uint8) << 7)
+
+
+def decode_e4m3(bits: Tensor) -> Tensor:
+    """float32 values of E4M3fn bits (uint8); 0x7f and 0xff are NaN, subnormals keep their value."""
+    values = []
+    for b in range(128):
+        exponent, fraction = b >> 3, b & 7
+        values.append(math.ldexp(fraction + (8 if exponent else 0), max(exponent, 1) - 10))
+    values[E4M3_NAN] = math.nan
+    table = torch.tensor([*values, *(-v for v in values)], dtype=torch.float32, device=bits.device)
+    return table[bits.to(torch.int32)]
+
+
+def encode_e8m0(exponent: Tensor) -> Tensor:
+    """Byte of 2^exponent, the integer exponent clamped to -127..127 (byte 255 is NaN and never produced here)."""
+    return (exponent.to(torch.int64) + 127).clamp_(0, 254).to(torch.uint8)
+
+
+def decode_e8m0(bits: Tensor) -> Tensor:
+    """float32 2^(byte-127): byte 0 is 2^-127 (an fp32 subnormal, not zero), 255 is NaN."""
+    values = torch.where(bits == E8M0_NAN, math.nan, pow2(bits.to(torch.int64) - 127))
+    return values.to(torch.float32)

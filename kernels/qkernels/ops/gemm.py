@@ -1,0 +1,152 @@
+"""GEMM operations: on bf16 operands, on quantized operands, and with the activations quantized on the way.
+
+A product of operands that are quantized already and a product that quantizes its activations first are
+different operations with different work: the second is `hadamard_gemm`, and its providers return the quantized
+activations beside the product, so that the two contracts are checked apart: the quantizer against
+its own rule, the product against dequantize-then-matmul on the very operands it multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qbench import Cost, GemmBound, Mismatch, Op, Workload
+from qkernels import reference
+from qkernels.compare import compare_quantized
+from qkernels.format import Format
+from qkernels.ops.operands import activations, dtype_of, normal, weight
+from qkernels.quantize import quantize
+from qkernels.tensor import QTensor
+
+Operand = Tensor | QTensor
+
+
+def bf16_gemm() -> Op:
+    """x [M, K] bf16 times w [N, K] bf16: what every quantized product is measured against."""
+
+    def inputs(workload: Workload, device: torch.device) -> tuple[Tensor, Tensor]:
+        m, n, k = _mnk(workload)
+        x = activations(m, k, torch.bfloat16, workload.seed, device)
+        return x, normal(n, k, torch.bfloat16, "weight", workload.seed, device) * k**-0.5
+
+    def cost(workload: Workload) -> Cost:
+        m, n, k = _mnk(workload)
+        return Cost(2 * (m * k + n * k + m * n), 2 * m * n * k)
+
+    return Op("bf16_gemm", inputs, reference.matmul, product_bound(), cost)
+
+
+def gemm(fmt: Format, activation: Format | None = None) -> Op:
+    """Product with a quantized weight: W4A16 when the activations stay 16 bits wide, W4A4 when they are quantized.
+
+    Operands (x, w): x [M, K] bf16 (or the axis `dtype`) or a QTensor, w a QTensor [N, K]. Output [M, N] in bf16, or
+    in x's dtype. The axis `had` is the rotation both operands were given before.
+    """
+    kind = "w4a16" if activation is None else "w4a4"
+
+    def inputs(workload: Workload, device: torch.device) -> tuple[Operand, QTensor]:
+        m, n, k = _mnk(workload)
+        had = int(workload.get("had", 0) or 0)
+        x = activations(m, k, _dtype(workload), workload.seed, device)
+        w = weight(n, k, fmt, had, workload.seed, device)
+        return (x if activation is None else quantize(x, activation, hadamard=had or None)), w
+
+    def cost(workload: Workload) -> Cost:
+        m, n, k = _mnk(workload)
+        x_bytes = 2 * m * k if activation is None else activation.nbytes((m, k))
+        return Cost(x_bytes + fmt.nbytes((n, k)) + 2 * m * n, 2 * m * n * k)
+
+    return Op(
+        f"{fmt.name}_{kind}_gemm", inputs, reference.matmul, product_bound(), cost, alongside=("bf16_gemm",)
+    )
+
+
+def hadamard_gemm(fmt: Format) -> Op:
+    """Rotate and quantize x [M, K] bf16, then multiply with a weight that was rotated and quantized before.
+
+    Operands (x, w); the rotation is `w.hadamard`. Output (y, xq): the product and the quantized activations.
+    """
+
+    def inputs(workload: Workload, device: torch.device) -> tuple[Tensor, QTensor]:
+        m, n, k = _mnk(workload)
+        x = activations(m, k, torch.bfloat16, workload.seed, device)
+        return x, weight(n, k, fmt, int(workload.get("had", 0) or 0), workload.seed, device)
+
+    def expected(x: Tensor, w: QTensor) -> Tensor:
+        return reference.matmul(quantize(x, fmt, hadamard=w.hadamard), w)
+
+    def cost(workload: Workload) -> Cost:
+        m, n, k = _mnk(workload)
+        return Cost(2 * m * k + fmt.nbytes((n, k)) + 2 * m * n, 2 * m * n * k)
+
+    beside = ("bf16_gemm", f"{fmt.name}_w4a4_gemm")
+    return Op(f"{fmt.name}_hadamard_gemm", inputs, expected, _product_and_operand, cost, alongside=beside)
+
+
+def gemm_quantize(fmt: Format) -> Op:
+    """W4A4 product whose epilogue quantizes its output with a static global scale: (a, b, gs) -> QTensor [M, N].
+
+    The fp32 accumulator is quantized (after alpha), not a bf16 rounding of it.
+    """
+    product = gemm(fmt, fmt)
+
+    def inputs(workload: Workload, device: torch.device) -> tuple[QTensor, QTensor, Tensor]:
+        a, b = product.inputs(workload, device)
+        gs = fmt.scale_max * fmt.element.max / reference.matmul(a.rows(0, 16), b).abs().amax()
+        return a, b, gs.to(torch.float32)
+
+    def expected(a: QTensor, b: QTensor, global_scale: Tensor) -> QTensor:
+        return quantize(reference.matmul(a, b).to(torch.float32), fmt, global_scale=global_scale)
+
+    def tolerance(
+        output: QTensor, inputs: tuple[Any, ...], reference_: Callable[..., Any], accumulator: str
+    ) -> Mismatch | None:
+        a, b, global_scale = inputs
+        product_bound_ = _accumulation_error(a, b, accumulator)
+        y = reference.matmul(a, b)
+        return compare_quantized(output, y, fmt, global_scale=global_scale, slack=product_bound_)
+
+    def cost(workload: Workload) -> Cost:
+        m, n, k = _mnk(workload)
+        return Cost(fmt.nbytes((m, k)) + fmt.nbytes((n, k)) + fmt.nbytes((m, n)), 2 * m * n * k)
+
+    return Op(f"{fmt.name}_gemm_quantize", inputs, expected, tolerance, cost, alongside=("bf16_gemm",))
+
+
+def product_bound() -> GemmBound:
+    """The float64 bound of qbench.check for products of tensors and quantized tensors."""
+    return GemmBound(reference.magnitude, lambda a, b: int(a.shape[1]), _take_rows)
+
+
+def _product_and_operand(
+    output: Any, inputs: tuple[Any, ...], reference_: Callable[..., Any], accumulator: str
+) -> Mismatch | None:
+    x, w = inputs
+    if not (isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], QTensor)):
+        return Mismatch("return (product, quantized activations), so that both can be checked", 1, 1)
+    y, quantized = output
+    wrong = compare_quantized(quantized, x, w.format, hadamard=w.hadamard)
+    return wrong or product_bound()(y, (quantized, w), reference.matmul, accumulator)
+
+
+def _accumulation_error(a: QTensor, b: QTensor, accumulator: str) -> Tensor:
+    from qbench import gemm_error
+
+    return gemm_error(reference.matmul(a, b), reference.magnitude(a, b), a.shape[1], accumulator)
+
+
+def _take_rows(operands: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
+    a, b = operands
+    return (a.rows(start, stop) if isinstance(a, QTensor) else a[start:stop]), b
+
+
+def _mnk(workload: Workload) -> tuple[int, int, int]:
+    return workload.size("m"), workload.size("n"), workload.size("k")
+
+
+def _dtype(workload: Workload) -> torch.dtype:
+    return dtype_of(workload.get("dtype", "bfloat16"))

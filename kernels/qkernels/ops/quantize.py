@@ -1,0 +1,117 @@
+"""Quantizing operations: (x, options) -> QTensor.
+
+Every option that changes the result travels with the operands, so that a provider cannot miss one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qbench import Cost, Mismatch, Op, Workload
+from qkernels.compare import compare_quantized
+from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
+from qkernels.ops.operands import activations, dtype_of
+from qkernels.quantize import quantize
+from qkernels.tensor import QTensor
+
+SCALES = ("static", "dynamic", "tensor", "token", "asymmetric")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize: the format, a rotation of K first, and static scales where they are not dynamic."""
+
+    format: Format
+    hadamard: int | None = None
+    global_scale: Tensor | None = None
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
+
+
+def quantize_fp4(fmt: Format) -> Op:
+    """NVFP4 or MXFP4 of x [m, k]; axes m, k, dtype, had (0: none) and, for two levels, scale (static, dynamic)."""
+
+    def options(workload: Workload, x: Tensor) -> QuantizeOptions:
+        had = int(workload.get("had", 0) or 0) or None
+        static = workload.get("scale", "dynamic") == "static"
+        # 6 standard deviations of the (rotated) activations' largest channel: a calibrated, not an exact, amax
+        gs = torch.full((), fmt.scale_max * fmt.element.max / 48.0, device=x.device) if static else None
+        return QuantizeOptions(fmt, had, global_scale=gs)
+
+    return _quantize_op(f"{fmt.name}_quantize", fmt, options)
+
+
+def quantize_fp8() -> Op:
+    """FP8 e4m3 of x [m, k]; axes m, k, dtype, scale: static, tensor (dynamic per tensor) or token."""
+
+    def options(workload: Workload, x: Tensor) -> QuantizeOptions:
+        kind = _scale_of(workload, ("static", "tensor", "token"))
+        scale = torch.full((1,), 0.07, device=x.device) if kind == "static" else None
+        return QuantizeOptions(FP8_TOKEN if kind == "token" else FP8, scale=scale)
+
+    return _quantize_op("fp8_quantize", FP8, options)
+
+
+def quantize_int8() -> Op:
+    """INT8 of x [m, k]; axes m, k, dtype, scale: static, token (dynamic) or asymmetric (dynamic per token)."""
+
+    def options(workload: Workload, x: Tensor) -> QuantizeOptions:
+        kind = _scale_of(workload, ("static", "token", "asymmetric"))
+        scale = torch.full((1,), 0.2, device=x.device) if kind == "static" else None
+        return QuantizeOptions({"static": INT8, "token": INT8_TOKEN}.get(kind, INT8_ASYM), scale=scale)
+
+    return _quantize_op("int8_quantize", INT8, options)
+
+
+def _quantize_op(name: str, fmt: Format, options: Callable[[Workload, Tensor], QuantizeOptions]) -> Op:
+    def inputs(workload: Workload, device: torch.device) -> tuple[Tensor, QuantizeOptions]:
+        dtype = dtype_of(workload.get("dtype", "half"))
+        x = activations(workload.size("m"), workload.size("k"), dtype, workload.seed, device)
+        return x, options(workload, x)
+
+    def cost(workload: Workload) -> Cost:
+        m, k = workload.size("m"), workload.size("k")
+        width = dtype_of(workload.get("dtype", "half")).itemsize
+        return Cost(width * m * k + fmt.nbytes((m, k)), elements=m * k)
+
+    return Op(name, inputs, reference, tolerance, cost)
+
+
+def reference(x: Tensor, options: QuantizeOptions) -> QTensor:
+    """The exact quantizer with the same options."""
+    return quantize(
+        x,
+        options.format,
+        global_scale=options.global_scale,
+        hadamard=options.hadamard,
+        scale=options.scale,
+        zero_point=options.zero_point,
+    )
+
+
+def tolerance(
+    output: QTensor, inputs: tuple[Any, ...], reference_: Callable[..., Any], accumulator: str
+) -> Mismatch | None:
+    """The quantizer comparator: bytes, not values."""
+    x, options = inputs
+    return compare_quantized(
+        output,
+        x,
+        options.format,
+        hadamard=options.hadamard,
+        global_scale=options.global_scale,
+        scale=options.scale,
+        zero_point=options.zero_point,
+    )
+
+
+def _scale_of(workload: Workload, known: tuple[str, ...]) -> str:
+    kind = str(workload.get("scale", "token"))
+    if kind not in known:
+        raise ValueError(f"unknown scale {kind!r}; known: {', '.join(known)}")
+    return kind

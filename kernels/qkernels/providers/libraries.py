@@ -1,0 +1,158 @@
+"""Other libraries' kernels, used where they are installed and skipped with the reason where they are not.
+
+None of these is installed by this project. Each adapter repacks operands untimed and returns what the op's
+contract asks for, so that a peer is checked exactly like our own kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qbench import Unsupported, provider
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.swizzle import from_blocked, to_blocked
+from qkernels.tensor import QTensor
+
+
+LIBRARIES = {name: name.partition("-")[0] for name in ("vllm", "vllm-cutlass", "qutlass", "torchao", "gemlite", "humming")}
+"""Provider name to the module it needs."""
+
+
+def installed(name: str) -> bool:
+    """Is the library there to import?"""
+    return importlib.util.find_spec(name) is not None
+
+
+def _need(name: str, *parts: str) -> Any:
+    """Import `name.parts...`, or Unsupported with the reason."""
+    try:
+        module = importlib.import_module(".".join((name, *parts)))
+    except Exception as error:  # a library built for another torch fails in many ways; each is "not here"
+        raise Unsupported(f"{name} cannot be used: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _need_capability(major: int, what: str) -> None:
+    found = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+    if found[0] < major:
+        raise Unsupported(f"{what} needs compute capability {major}.0, this device has {found[0]}.{found[1]}",
+                          instead="triton")  # fmt: skip
+
+
+@provider("vllm", needs_cuda=True)
+def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """vLLM's scaled_fp8_quant and scaled_int8_quant."""
+    ops = _need("vllm", "_custom_ops")
+    fmt, scale = options.format, options.scale
+    if fmt.element.name == "e4m3":
+        token = fmt.granularity == "row"
+
+        def run() -> QTensor:
+            data, scales = ops.scaled_fp8_quant(x, scale, use_per_token_if_dynamic=token)
+            return QTensor(data, scales, fmt, tuple(x.shape))
+
+        return run
+    if fmt.element.name == "int8":
+
+        def run_int8() -> QTensor:
+            data, scales, zero = ops.scaled_int8_quant(x, scale, symmetric=fmt.symmetric)
+            return QTensor(data, scales, fmt, tuple(x.shape), zero_point=zero)
+
+        return run_int8
+    raise Unsupported(f"vLLM's quantizers here take FP8 and INT8, not {fmt.name}")
+
+
+@provider("vllm-cutlass", needs_cuda=True)
+def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
+    """vLLM's CUTLASS NVFP4 product (Blackwell)."""
+    ops = _need("vllm", "_custom_ops")
+    _need_capability(10, "cutlass_scaled_fp4_mm")
+    if a.format.name not in ("nvfp4", "nvfp4_1l"):
+        raise Unsupported(f"cutlass_scaled_fp4_mm takes NVFP4, not {a.format.name}")
+    left_scale, right_scale = (to_blocked(o.scale).view(torch.float8_e4m3fn) for o in (a, b))
+    alpha = (a.alpha * b.alpha).to(torch.float32)
+    return lambda: ops.cutlass_scaled_fp4_mm(a.data, b.data, left_scale, right_scale, alpha, torch.bfloat16)
+
+
+@provider("qutlass", needs_cuda=True)
+def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
+    """QuTLASS: fused Hadamard and MXFP4 abs_max quantization, then its MXFP4 product (Blackwell)."""
+    qutlass = _need("qutlass")
+    _need_capability(10, "qutlass")
+    if w.format.rule != "abs_max" or w.hadamard is None:
+        raise Unsupported("qutlass is compared on mxfp4_abs_max with a rotation")
+    from qkernels.hadamard import hadamard_matrix
+
+    matrix = hadamard_matrix(w.hadamard, x.dtype, x.device) * w.hadamard**-0.5
+    weight_scale = to_blocked(w.scale).view(torch.float8_e8m0fnu)
+    alpha = torch.full((), 1 / 9, dtype=torch.float32, device=x.device)
+    rows, blocks = x.shape[0], x.shape[1] // 32
+
+    def run() -> tuple[Tensor, QTensor]:
+        data, scale = qutlass.fusedQuantizeMx(x, matrix, method="abs_max")
+        y = qutlass.matmul_mxf4_bf16_tn(data, w.data, scale, weight_scale, alpha)
+        linear = from_blocked(scale.view(torch.uint8).flatten(), rows, blocks)
+        return y, QTensor(data.view(torch.uint8), linear, w.format, tuple(x.shape), hadamard=w.hadamard)
+
+    return run
+
+
+@provider("torchao")
+def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """torchao's MX quantizer, OCP floor rule."""
+    mx = _need("torchao", "prototype", "mx_formats", "mx_tensor")
+    if options.format.name != "mxfp4" or options.hadamard:
+        raise Unsupported("torchao is compared on unrotated mxfp4 (floor)")
+    fmt = options.format
+
+    def run() -> QTensor:
+        scale, data = mx.to_mx(x, torch.float4_e2m1fn_x2, 32)
+        return QTensor(data.view(torch.uint8), scale.view(torch.uint8), fmt, tuple(x.shape))
+
+    return run
+
+
+@provider("gemlite", needs_cuda=True)
+def gemlite_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """GemLite's Triton MXFP4 activation quantizer."""
+    quant = _need("gemlite", "quant_utils")
+    if options.format.rule not in ("floor", "even", "ceil", "rceil") or options.hadamard:
+        raise Unsupported("gemlite is compared on unrotated MXFP4")
+    fmt = options.format
+
+    def run() -> QTensor:
+        data, scale = quant.scale_activations_mxfp4(x)
+        return QTensor(data.view(torch.uint8), scale.view(torch.uint8), fmt, tuple(x.shape))
+
+    return run
+
+
+@provider("humming", needs_cuda=True)
+def humming_gemm(x: Tensor, w: QTensor) -> Callable[[], Tensor]:
+    """Humming's weight-only FP4 product, repacked once and with its own choice of kernel configurations."""
+    layers = _need("humming", "layer")
+    n, k = w.shape
+    two_levels = w.format.levels == 2
+    if w.format.gain != 1:
+        raise Unsupported("humming is compared on formats without a gain")
+    scale_type = torch.float8_e4m3fn if w.format.scale == "e4m3" else torch.float8_e8m0fnu
+    config = {
+        "dtype": "float4e2m1",
+        "group_size": w.format.block,
+        "scale_dtype": f"float8{w.format.scale}",
+        "scale_type": "group_tensor" if two_levels else "group",
+    }
+    layer = layers.HummingLayer(shape_n=n, shape_k=k, weight_config=config, torch_dtype=x.dtype).to(x.device)
+    weights = {"weight": w.data.view(torch.int32), "weight_scale": w.scale.view(scale_type)}
+    if two_levels:
+        weights["global_scale"] = w.alpha.to(torch.float32).reshape(1)
+    layer.load_from_tensors(weights)
+    layer.transform()
+    layer.prepare_default_kernel_configs()
+    return lambda: layer(x)

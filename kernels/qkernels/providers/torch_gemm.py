@@ -1,0 +1,89 @@
+"""Products by torch: cuBLAS on dequantized operands, and the scaled matrix products of recent GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qbench import Unsupported, provider
+from qkernels.quantize import quantize
+from qkernels.swizzle import to_blocked
+from qkernels.tensor import QTensor
+
+
+@provider("torch-bf16", accumulator="bf16-split")
+def torch_bf16(a: Tensor | QTensor, b: Tensor | QTensor) -> Callable[[], Tensor]:
+    """The product in the activations' 16-bit dtype, quantized operands dequantized beforehand.
+
+    FP4 values are exact in bf16 when alpha is left out, so alpha goes into the epilogue. cuBLAS may add the
+    parts of a split K in bf16 (torch's default), which the declared accumulator says.
+    """
+    dtype = a.dtype if isinstance(a, Tensor) else torch.bfloat16
+    left = a if isinstance(a, Tensor) else a.exact_values(dtype)
+    right = b if isinstance(b, Tensor) else b.exact_values(dtype)
+    alpha = 1.0
+    for operand in (a, b):
+        if isinstance(operand, QTensor):
+            alpha *= float(operand.alpha)
+    transposed = right.T
+    if alpha == 1.0:
+        return lambda: left @ transposed
+    empty = left.new_empty(right.shape[0])
+    return lambda: torch.addmm(empty, left, transposed, beta=0, alpha=alpha)
+
+
+@provider("layer")
+def module_forward(x: Tensor, layer: torch.nn.Module) -> Callable[[], Tensor]:
+    """A layer's own forward, whichever kernels it runs on."""
+    return lambda: layer(x)  # type: ignore[no-any-return]
+
+
+@provider("torch-eager", accumulator="fp32")
+def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
+    """Quantize by the exact torch quantizer, dequantize, multiply in fp32: slow everywhere, right everywhere."""
+    weight = w.exact_values(torch.float32).T.contiguous()
+
+    def run() -> tuple[Tensor, QTensor]:
+        xq = quantize(x, w.format, hadamard=w.hadamard)
+        product = xq.exact_values(torch.float32) @ weight
+        return (product * (xq.alpha * w.alpha).to(torch.float32)).to(x.dtype), xq
+
+    return run
+
+
+@provider("torch-scaled-mm", needs_cuda=True)
+def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
+    """`torch._scaled_mm` on FP4 operands with blocked scales: Blackwell's block-scaled matrix units."""
+    major, minor = torch.cuda.get_device_capability()
+    if major < 10:
+        raise Unsupported(
+            f"torch._scaled_mm multiplies FP4 from compute capability 10.0 on, this GPU has {major}.{minor}",
+            instead="torch-bf16 or triton",
+        )
+    element = torch.float8_e4m3fn if a.format.scale == "e4m3" else torch.float8_e8m0fnu
+    left, right = (operand.data.view(torch.float4_e2m1fn_x2) for operand in (a, b))
+    left_scale, right_scale = (to_blocked(operand.scale).view(element) for operand in (a, b))
+    alpha = (a.alpha * b.alpha).to(torch.float32)
+    single = a.format.levels == 1 and a.format.gain == 1.0
+
+    def run() -> Tensor:
+        out = torch._scaled_mm(left, right.T, left_scale, right_scale, out_dtype=torch.bfloat16)
+        return out if single else out * alpha
+
+    return run
+
+
+@provider("torch-scaled-mm", accumulator="fp8-fast", needs_cuda=True)
+def torch_scaled_mm_fp8(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
+    """`torch._scaled_mm` on FP8 e4m3 operands: per-tensor scales, or a scale a row on both sides."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        raise Unsupported("torch._scaled_mm multiplies FP8 from compute capability 8.9 on", instead="torch-bf16")
+    left, right = a.data, b.data.T
+    rowwise = a.scale.numel() > 1 or b.scale.numel() > 1
+    left_scale = a.scale.reshape(-1, 1).contiguous() if rowwise else a.scale.reshape(())
+    right_scale = b.scale.reshape(1, -1).contiguous() if rowwise else b.scale.reshape(())
+    return lambda: torch._scaled_mm(
+        left, right, left_scale, right_scale, out_dtype=torch.bfloat16, use_fast_accum=True
+    )

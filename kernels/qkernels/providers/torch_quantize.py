@@ -1,0 +1,123 @@
+"""Quantizers by torch: the formula in fp32 eager operations, the same under torch.compile, and the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from qbench import Unsupported, provider
+from qkernels.format import E4M3, Format
+from qkernels.ops.quantize import QuantizeOptions, reference
+from qkernels.tensor import QTensor
+
+_HALFWAY = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # between neighbouring E2M1 values
+_FLOAT_MAX = 3.4028234663852886e38
+
+
+@provider("torch-exact")
+def torch_exact(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """The float64 reference quantizer itself: what correctness costs."""
+    return lambda: reference(x, options)
+
+
+@provider("torch-eager")
+def torch_eager(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """The formula in fp32, one torch operation at a time."""
+    return _runner(x, options, _formula(options))
+
+
+@provider("torch-compile")
+def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """The formula in fp32 under torch.compile, static shapes."""
+    return _runner(x, options, _compiled(_formula(options)))
+
+
+_COMPILED: dict[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]] = {}
+
+
+def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    if formula not in _COMPILED:
+        _COMPILED[formula] = torch.compile(formula, dynamic=False)
+    return _COMPILED[formula]
+
+
+def _runner(
+    x: Tensor, options: QuantizeOptions, formula: Callable[..., tuple[Tensor, Tensor]]
+) -> Callable[[], QTensor]:
+    fmt, scale = options.format, options.scale
+
+    def run() -> QTensor:
+        data, scales = formula(x) if scale is None else formula(x, scale)
+        return QTensor(data, scales, fmt, tuple(x.shape))
+
+    return run
+
+
+def _formula(options: QuantizeOptions) -> Callable[..., tuple[Tensor, Tensor]]:
+    fmt = options.format
+    if options.hadamard or options.global_scale is not None or fmt.levels == 2 or not fmt.symmetric:
+        raise Unsupported(f"no plain torch formula for {fmt.name} with these options", instead="torch-exact")
+    if fmt.element is E4M3:
+        return _FP8[fmt.granularity, options.scale is not None]
+    if fmt.element.name == "int8":
+        return int8_static if options.scale is not None else int8_token
+    return mxfp4_floor if fmt.rule == "floor" else _no_formula(fmt)
+
+
+def _no_formula(fmt: Format) -> Callable[..., tuple[Tensor, Tensor]]:
+    raise Unsupported(f"no plain torch formula for {fmt.name}", instead="torch-exact")
+
+
+def fp8_static(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """q = e4m3(clamp(x * (1/s), ±448))."""
+    return (x.float() * (1.0 / scale)).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+
+def fp8_tensor(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s = amax/448 over the tensor."""
+    scale = (x.abs().amax().float() / 448.0).reshape(1)
+    inverse = torch.clamp(1.0 / scale, max=_FLOAT_MAX)
+    return (x.float() * inverse).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+
+def fp8_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s = max(amax/448, 1/(448*512)) a row, q = e4m3(x/s)."""
+    scale = (x.abs().amax(-1, keepdim=True).float() / 448.0).clamp(min=1.0 / (448.0 * 512.0))
+    return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+
+def int8_static(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """q = sat(rne(x/s))."""
+    return (x.float() / scale).round().clamp(-128, 127).to(torch.int8), scale
+
+
+def int8_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s = amax/127 a row, q = sat(rne(x * (127/amax)))."""
+    amax = x.abs().amax(-1, keepdim=True).float()
+    inverse = torch.clamp(127.0 / amax, max=_FLOAT_MAX)
+    return (x.float() * inverse).round().clamp(-128, 127).to(torch.int8), amax / 127.0
+
+
+def mxfp4_floor(x: Tensor) -> tuple[Tensor, Tensor]:
+    """OCP MXFP4: the shared exponent is floor(log2 amax) - 2, read off the fp32 bits."""
+    blocks = x.float().unflatten(-1, (x.shape[-1] // 32, 32))
+    amax = blocks.abs().amax(-1)
+    byte = ((amax.view(torch.int32) >> 23) - 2).clamp(min=0)
+    y = blocks * torch.exp2(127.0 - byte.float()).unsqueeze(-1)
+    return _pack(y).flatten(-2), byte.to(torch.uint8)
+
+
+def _pack(y: Tensor) -> Tensor:
+    """E2M1 codes of y, two a byte; ties go to the even code, as alternate comparisons include the bound."""
+    size = y.abs()
+    code = (size > _HALFWAY[0]).to(torch.uint8)
+    for index, bound in enumerate(_HALFWAY[1:], start=1):
+        code = code + (size >= bound if index % 2 else size > bound).to(torch.uint8)
+    code = code | (torch.signbit(y).to(torch.uint8) << 3)
+    pairs = code.unflatten(-1, (code.shape[-1] // 2, 2))
+    return pairs[..., 0] | (pairs[..., 1] << 4)
+
+
+_FP8 = {("tensor", True): fp8_static, ("tensor", False): fp8_tensor, ("row", False): fp8_token}

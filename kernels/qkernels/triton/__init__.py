@@ -1,0 +1,1 @@
+"""Triton kernels, one per file: the kernel, its launcher, its provider."""

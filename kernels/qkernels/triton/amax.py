@@ -1,0 +1,73 @@
+"""Largest magnitude of a matrix, without a host synchronization and without atomics.
+
+A fixed number of programs each take every P-th tile and store the largest bits of |x| they saw; the kernel
+that needs the maximum reads those P numbers again and takes the largest (`largest`). Bits of magnitudes order
+as the magnitudes do, and a maximum does not depend on its order, so the result is exact and repeats.
+
+A NaN has larger bits than every number and therefore propagates. With FINITE_ONLY, inf and NaN count as zero:
+that is how the dynamic global scale of NVFP4 keeps one bad block from taking the tensor with it.
+With HADAMARD the matrix is rotated first, in fp32 as the quantizing kernel does, from the same tile.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
+from qkernels.triton.launch import choose_tile
+
+PROGRAMS = 512  # four for each SM of an H200 keep its memory busy; a power of two, read back as one vector
+_ELEMENTS = 8192
+
+
+@triton.jit
+def amax_kernel(
+    x_ptr, partial_ptr, m, k, stride, across, tiles,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
+):  # fmt: skip
+    """x [m, k] -> partial int32 [programs]; tile t covers rows t // across, columns t % across."""
+    program = tl.program_id(0)
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, COLUMNS)
+    if HADAMARD:
+        matrix = hadamard_tile(HADAMARD, x_ptr.dtype.element_ty)
+        best = tl.zeros((ROWS * COLUMNS // HADAMARD, HADAMARD), tl.int32)
+    else:
+        best = tl.zeros((ROWS, COLUMNS), tl.int32)
+    for tile in range(program, tiles, tl.num_programs(0)):
+        row = (tile // across) * ROWS + rows
+        column = (tile % across) * COLUMNS + columns
+        at = row.to(tl.int64)[:, None] * stride + column[None, :]
+        x = tl.load(x_ptr + at, mask=(row < m)[:, None] & (column < k)[None, :], other=0.0)
+        if HADAMARD:
+            y = rotate_tile(x, matrix, HADAMARD)
+        else:
+            y = x.to(tl.float32)
+        bits = magnitude_bits(y)
+        if FINITE_ONLY:
+            bits = tl.where(bits < 0x7F800000, bits, 0)
+        best = tl.maximum(best, bits)
+    tl.store(partial_ptr + program, tl.max(tl.max(best, axis=1), axis=0))
+
+
+@triton.jit
+def largest(partial_ptr, COUNT: tl.constexpr):
+    """The fp32 maximum from COUNT partial results: NaN if any was."""
+    return tl.max(tl.load(partial_ptr + tl.arange(0, COUNT)), axis=0).to(tl.float32, bitcast=True)
+
+
+def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> Tensor:
+    """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous."""
+    m, k = x.shape
+    tile = choose_tile(m, k, elements=_ELEMENTS, hadamard=hadamard)
+    programs = min(PROGRAMS, triton.next_power_of_2(tile.programs))
+    partial = torch.empty(programs, dtype=torch.int32, device=x.device)
+    with torch.cuda.device_of(x):
+        amax_kernel[(programs,)](
+            x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8 if hadamard is None else 4,
+        )  # fmt: skip
+    return partial

@@ -1,0 +1,110 @@
+"""Device functions that the quantizing kernels share: rounding to E2M1 and E4M3, and the Hadamard of a tile.
+
+Rounding by a magic number. For y in the binade of 2^e whose quantum is q, `y + M` with M = 2^23 * q has a
+spacing of exactly q, so the fp32 addition itself rounds y to the nearest multiple of q, ties to even, and the
+low mantissa bits of the sum are y/q: the code, up to an offset of the binade. No conversion instruction is
+used: Hopper has none for E2M1, going through E4M3 or fp16 rounds twice, and Triton's interpreter and its
+sm_89 back end before 3.9 round E4M3 wrongly. The exponent of M comes from y's own bits by integer arithmetic.
+
+The maximum of |x| is taken over the bits of |x| as integers: the order is the same as that of the values, a
+NaN is larger than every number, so it propagates, and the result does not depend on the order of reduction.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+@triton.jit
+def magnitude_bits(x):
+    """fp32 of any shape -> int32 bits of |x|; NaN > inf > every number."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def encode_e2m1(y, GAIN: tl.constexpr = 1.0):
+    """Codes 0..15 (int32) of GAIN*y, rounded once from fp32: nearest even, saturating at 6, sign kept.
+
+    Quanta 0.5, 1, 2 for [0, 2), [2, 4), [4, 6]; the offset of the binade 2^e is 2e. NaN gives 7 or 15.
+    """
+    y_bits = y.to(tl.int32, bitcast=True)
+    size = tl.minimum(tl.abs(y), 6.0 / GAIN)
+    if GAIN == 1.0:
+        binade = tl.maximum(size.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
+        total = size + (binade + (22 << 23)).to(tl.float32, bitcast=True)
+    else:  # the product is not rounded: 3*y has two bits more than fp32 holds
+        binade = tl.maximum((size * GAIN).to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
+        total = tl.fma(size, GAIN, (binade + (22 << 23)).to(tl.float32, bitcast=True))
+    code = total.to(tl.int32, bitcast=True) + (binade >> 22) + 2  # binade >> 22 is 254 + 2e, and -254 is 2 mod 8
+    return (code & 7) | ((y_bits >> 28) & 8)
+
+
+@triton.jit
+def pack_pairs(codes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Codes of ROWS * COLUMNS elements in row-major order -> uint8 [ROWS, COLUMNS/2], even element low."""
+    low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))
+    return (low | (high << 4)).to(tl.uint8)
+
+
+@triton.jit
+def round_e4m3(t):
+    """0 <= t <= 448 in fp32 -> (E4M3 byte as int32, its value in fp32), nearest even, subnormals included.
+
+    Quantum 2^(e-3) from 2^-6 up, 2^-9 below. Whatever NaN gives, it is not a NaN: the caller decides.
+    """
+    binade = tl.maximum(t.to(tl.int32, bitcast=True) & 0x7F800000, 0x3C800000)
+    magic = (binade + (20 << 23)).to(tl.float32, bitcast=True)
+    total = t + magic
+    byte = (total.to(tl.int32, bitcast=True) & 31) + (binade >> 20) - 968  # 968 = (127 - 6) << 3
+    return byte, total - magic
+
+
+@triton.jit
+def encode_e4m3(y):
+    """E4M3 bytes (uint8) of fp32 y: nearest even, saturating at 448, sign kept, NaN -> 0x7f."""
+    y_bits = y.to(tl.int32, bitcast=True)
+    byte, _value = round_e4m3(tl.minimum(tl.abs(y), 448.0))
+    byte = byte | ((y_bits >> 24) & 0x80)
+    return tl.where((y_bits & 0x7FFFFFFF) > 0x7F800000, 0x7F, byte).to(tl.uint8)
+
+
+@triton.jit
+def encode_nvfp4(y, encode_scale):
+    """fp32 [BLOCKS, 16] and the fp32 encode scale gs -> (codes int32 [BLOCKS, 16], scale bytes int32 [BLOCKS]).
+
+    s = e4m3(min(amax*gs/6, 448)), code = e2m1(y*gs/s). Two fp32 roundings in the scale, three in the code, so
+    each is within 2^-22 of the exact quotient before its last rounding. y*gs comes first: gs/s can overflow.
+    A block holding inf or NaN gets the scale byte 0x7f; its codes, and those under s = 0, are 0.
+    """
+    amax_bits = tl.max(magnitude_bits(y), axis=1)
+    amax = amax_bits.to(tl.float32, bitcast=True)
+    byte, scale = round_e4m3(tl.minimum(tl.div_rn(amax * encode_scale, 6.0), 448.0))
+    finite = amax_bits < 0x7F800000
+    coded = finite & (scale > 0.0)
+    inverse = tl.div_rn(1.0, tl.where(coded, scale, 1.0))
+    codes = encode_e2m1((y * encode_scale) * inverse[:, None])
+    return tl.where(coded[:, None], codes, 0), tl.where(finite, byte, 0x7F)
+
+
+@triton.jit
+def hadamard_tile(N: tl.constexpr, DTYPE: tl.constexpr):
+    """The [N, N] Sylvester matrix of +1 and -1: H[i, j] = (-1)^(number of ones in i & j). N <= 256."""
+    index = tl.arange(0, N)
+    shared = index[:, None] & index[None, :]
+    shared = shared ^ (shared >> 4)
+    shared = shared ^ (shared >> 2)
+    shared = shared ^ (shared >> 1)
+    return (1 - 2 * (shared & 1)).to(DTYPE)
+
+
+@triton.jit
+def rotate_tile(x, matrix, N: tl.constexpr):
+    """Each N consecutive elements of a row-major tile times H/sqrt(N) -> fp32 [elements/N, N].
+
+    H stays +-1, exact in every dtype, and products with it are exact; sums are fp32. 1/sqrt(N) is applied in
+    fp32, because 1/sqrt(32) and 1/sqrt(128) in bf16 bias a product of two rotated operands by -2.1e-4.
+    """
+    groups: tl.constexpr = x.numel // N
+    root: tl.constexpr = N**-0.5
+    total = tl.dot(tl.reshape(x, (groups, N)), matrix, input_precision="ieee")
+    return total * root

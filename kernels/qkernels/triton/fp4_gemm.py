@@ -1,0 +1,191 @@
+"""out[M, N] = (a . bT) * alpha + bias with b (and optionally a) in NVFP4 or MXFP4, on plain tensor cores.
+
+Each program dequantizes its tiles in registers (exactly, see fp4_decode) and accumulates in fp32; alpha and
+bias follow in fp32, then one rounding to the output's dtype. alpha is 1/(global scale of a * of b) times the
+format's constant (1/3 for each abs_max operand); the global scales are read on the device, so a launch needs
+no synchronization and can be captured in a CUDA graph.
+
+Operands of the dot product (each exact):
+    activations   NVFP4 weights   MXFP4 weights
+    bf16          bf16            bf16
+    fp16          fp16            tf32: E8M0 leaves the range of fp16, and fp16's 11 significant bits fit tf32's
+    fp32          fp32, ieee      fp32, ieee: FMA instead of tensor cores
+    quantized     bf16            bf16 (fp32 under the interpreter, whose bf16 dot is not to be trusted)
+
+Weights are the first operand of the dot, so that on sm_90 they go from registers into wgmma, which needs 64
+rows of its first operand but only 8 of its second: a batch of one fills 16 columns, not 64 rows. The sums
+depend on the tile alone, and a tile on the shape alone: results repeat from run to run.
+
+Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+import qbench
+from qkernels.tensor import QTensor
+from qkernels.triton.fp4_decode import dequantize_tile
+from qkernels.triton.fp4_plan import check_out_dtype, plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qkernels.format import Format
+
+
+
+@triton.jit
+def load_fp4(
+    codes, scales, limit, BLOCK: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
+    E8M0: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """A tile of BK columns of which the first `limit` exist; the others are code 0, that is zero."""
+    if EVEN_K:
+        packed, scale = tl.load(codes), tl.load(scales)
+    else:
+        packed = tl.load(codes, mask=tl.arange(0, BK // 2)[None, :] < limit // 2, other=0)
+        scale = tl.load(scales, mask=tl.arange(0, BK // BLOCK)[None, :] < limit // BLOCK, other=0)
+    return dequantize_tile(packed, scale, E8M0, DTYPE)
+
+
+@triton.jit
+def gemm_tile(
+    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, m, n, k, pid,
+    stride_a, stride_a_scale, stride_b, stride_b_scale,
+    BLOCK: tl.constexpr, E8M0: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """fp32 [BN, BM] sums of output tile `pid`, and the tile's first row and column.
+
+    Tiles are taken GROUP rows of tiles at a time, so that programs running together share operands in L2.
+    """
+    tiles_m, tiles_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
+    group = pid // (GROUP * tiles_n)
+    height = min(tiles_m - group * GROUP, GROUP)
+    row0 = (group * GROUP + (pid % (GROUP * tiles_n)) % height) * BM
+    column0 = (pid % (GROUP * tiles_n)) // height * BN
+
+    # Rows past the edge repeat the last one: their results are never stored, and loads stay unmasked.
+    rows = tl.minimum(row0 + tl.arange(0, BM), m - 1).to(tl.int64)[:, None]
+    columns = tl.minimum(column0 + tl.arange(0, BN), n - 1).to(tl.int64)[:, None]
+    b_codes = b_ptr + columns * stride_b + tl.arange(0, BK // 2)[None, :]
+    b_scales = b_scale_ptr + columns * stride_b_scale + tl.arange(0, BK // BLOCK)[None, :]
+    if a_scale_ptr is None:
+        a_values = a_ptr + rows * stride_a + tl.arange(0, BK)[None, :]
+    else:
+        a_values = a_ptr + rows * stride_a + tl.arange(0, BK // 2)[None, :]
+        a_scales = a_scale_ptr + rows * stride_a_scale + tl.arange(0, BK // BLOCK)[None, :]
+
+    sums = tl.zeros((BN, BM), dtype=tl.float32)
+    for step in range(0, tl.cdiv(k, BK)):
+        limit = k - step * BK
+        if a_scale_ptr is None:
+            if EVEN_K:
+                a = tl.load(a_values)
+            else:
+                a = tl.load(a_values, mask=tl.arange(0, BK)[None, :] < limit, other=0.0)
+            a = a.to(DTYPE)
+            a_values += BK
+        else:
+            a = load_fp4(a_values, a_scales, limit, BLOCK, BK, EVEN_K, E8M0, DTYPE)
+            a_values += BK // 2
+            a_scales += BK // BLOCK
+        b = load_fp4(b_codes, b_scales, limit, BLOCK, BK, EVEN_K, E8M0, DTYPE)
+        b_codes += BK // 2
+        b_scales += BK // BLOCK
+        sums = tl.dot(b, tl.trans(a), sums, input_precision=PRECISION)
+    return sums, row0, column0
+
+
+@triton.jit
+def finish(sums, a_gs_ptr, b_gs_ptr, bias_ptr, factor, columns, n):
+    """(sums * alpha + bias) transposed to [BM, BN]. Scales apply one after the other: their product can leave fp32."""
+    result = tl.trans(sums) * factor
+    if a_gs_ptr is not None:
+        result *= tl.div_rn(1.0, tl.load(a_gs_ptr))
+    if b_gs_ptr is not None:
+        result *= tl.div_rn(1.0, tl.load(b_gs_ptr))
+    if bias_ptr is not None:
+        result += tl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
+    return result
+
+
+@triton.jit
+def fp4_gemm_kernel(
+    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, a_gs_ptr, b_gs_ptr, bias_ptr, out_ptr, factor, m, n, k,
+    stride_a, stride_a_scale, stride_b, stride_b_scale, stride_out,
+    BLOCK: tl.constexpr, E8M0: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    sums, row0, column0 = gemm_tile(
+        a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, m, n, k, tl.program_id(0),
+        stride_a, stride_a_scale, stride_b, stride_b_scale,
+        BLOCK, E8M0, DTYPE, PRECISION, BM, BN, BK, EVEN_K, GROUP,
+    )  # fmt: skip
+    rows, columns = row0 + tl.arange(0, BM), column0 + tl.arange(0, BN)
+    result = finish(sums, a_gs_ptr, b_gs_ptr, bias_ptr, factor, columns, n)
+    target = out_ptr + rows.to(tl.int64)[:, None] * stride_out + columns[None, :]
+    inside = (rows < m)[:, None] & (columns < n)[None, :]
+    tl.store(target, result.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def fp4_gemm(
+    a: Tensor | QTensor, b: QTensor, *, bias: Tensor | None = None, out_dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """out_dtype [M, N] = a [M, K] times b [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+
+    a is bf16, fp16 or fp32 (weight-only) or a QTensor of b's block and scale type. Rows may be strided. A
+    plain `a` is taken as it is: rotate it first if b carries a Hadamard rotation.
+    """
+    check_out_dtype(out_dtype)
+    p = plan(a, b, bias)
+    out = torch.empty((p.m, p.n), dtype=out_dtype, device=b.device)
+    if out.numel():
+        with p.device_guard():
+            fp4_gemm_kernel[p.grid](*p.tensors, bias, out, *p.scalars, out.stride(0), **p.constants)
+    return out
+
+
+def quantize_fp4(
+    x: Tensor, fmt: Format, *, global_scale: Tensor | None = None, hadamard: int | None = None
+) -> QTensor:
+    """x [M, K] in an FP4 format by the Triton quantizers."""
+    if fmt.scale == "e4m3":
+        from qkernels.triton.nvfp4_quantize import nvfp4_quantize
+
+        return nvfp4_quantize(x, global_scale=global_scale, hadamard=hadamard, one_level=fmt.levels == 1)
+    from qkernels.triton.mxfp4_quantize import mxfp4_quantize
+
+    if global_scale is not None:
+        raise ValueError(f"{fmt.name} has no global scale; leave global_scale out")
+    return mxfp4_quantize(x, rule=fmt.rule, hadamard=hadamard)
+
+
+@qbench.provider("triton", needs_cuda=True)
+def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
+    """GEMM on operands as they are: weight-only with a plain `a`, both quantized with a QTensor."""
+    out_dtype = torch.bfloat16 if isinstance(a, QTensor) else a.dtype
+    return lambda: fp4_gemm(a, b, out_dtype=out_dtype)
+
+
+@qbench.provider("triton", needs_cuda=True)
+def hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
+    """Rotate and quantize x as w was, then multiply; the quantized x is returned to be checked too."""
+
+    def run() -> tuple[Tensor, QTensor]:
+        xq = quantize_fp4(x, w.format, hadamard=w.hadamard)
+        return fp4_gemm(xq, w, out_dtype=x.dtype), xq
+
+    return run
+
+
+@qbench.provider("triton", needs_cuda=True)
+def linear(x: Tensor, module: torch.nn.Module) -> Callable[[], Tensor]:
+    """A quantized linear layer's forward."""
+    return lambda: module(x)

@@ -1,0 +1,166 @@
+"""x [M, K] -> FP8 E4M3 with fp32 scales: static, dynamic per tensor, or dynamic per token (row).
+
+    static       q = e4m3(clamp(x * (1/s)))                      s given
+    per tensor   the same with s = amax(x)/448                   amax by amax.py, one more read of x
+    per token    q = e4m3(clamp(x / s)), s = max(amax(row)/448, 1/(448*512))
+value = q*s. Clamping precedes the cast, which then never meets a value beyond 448. The reciprocal is capped at
+the largest fp32, so that a zero tensor (s = 0) gives zeros and not 0*inf.
+
+Layout: q float8_e4m3fn [M, K]; s float32 [1] or [M, 1]. Per tensor a program takes a tile; per token a row,
+held in registers up to 16384 elements and read twice beyond.
+
+Tolerance: none. Each formula is fp32 in the order written with correctly rounded division, so the bits equal
+the reference's. The per-token quotient costs three multiply-adds an element (Markstein 1990: with r = fl(1/s),
+q = fl(x*r) and the exact remainder x - q*s, fl(q + remainder*r) is the rounded quotient); s >= 4e-6 keeps all
+of it in range wherever the quotient is not far below the smallest E4M3 number.
+The cast is the hardware's from sm_90; before, it is arithmetic, for sm_80 has none and Triton before 3.9
+rounds twice on sm_89.
+
+Non-finite input: a tensor (per token: a row) with a computed scale and inf or NaN has the scale NaN and codes
+0. Under a static scale NaN stays NaN and inf saturates.
+
+Source: vLLM csrc/quantization/w8a8/fp8/common.cu (the formulas, not the code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+import qbench
+from qkernels.format import FLOAT32_MAX, FP8, FP8_TOKEN, MIN_TOKEN_SCALE
+from qkernels.tensor import QTensor
+from qkernels.triton.amax import largest, partial_amax
+from qkernels.triton.fp4 import encode_e4m3, magnitude_bits
+from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
+
+if TYPE_CHECKING:
+    from qkernels.ops.quantize import QuantizeOptions
+
+_LARGEST = tl.constexpr(FLOAT32_MAX)
+_LEAST_SCALE = tl.constexpr(MIN_TOKEN_SCALE)
+
+
+@triton.jit
+def to_e4m3(y, HARDWARE: tl.constexpr):
+    """fp32 -> E4M3 bytes (uint8), saturating, NaN kept."""
+    if HARDWARE:
+        bounded = tl.clamp(y, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+        return bounded.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    else:
+        return encode_e4m3(y)
+
+
+@triton.jit
+def fp8_tensor_kernel(
+    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
+):  # fmt: skip
+    """One tile under one scale: written here if PARTIALS > 0 (dynamic), read otherwise."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < m)[:, None] & (column < k)[None, :]
+    wanted = inside
+    if PARTIALS > 0:
+        amax = largest(partial_ptr, PARTIALS)
+        finite = magnitude_bits(amax) < 0x7F800000
+        scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
+        wanted = inside & finite  # nothing is read of a tensor without a scale: its codes are zeros
+        if tl.program_id(0) + tl.program_id(1) == 0:
+            tl.store(scale_ptr, scale)
+    else:
+        scale = tl.load(scale_ptr)
+    inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)
+    at = row.to(tl.int64)[:, None]
+    x = tl.load(x_ptr + at * stride + column[None, :], mask=wanted, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)
+
+
+@triton.jit
+def divide_row(x, scale):
+    """x/scale rounded once, for every element of a row; see the module's docstring."""
+    inverse = tl.div_rn(1.0, scale)
+    quotient = x * inverse
+    return tl.fma(tl.fma(-quotient, scale, x), inverse, quotient)
+
+
+@triton.jit
+def fp8_token_kernel(
+    x_ptr, out_ptr, scale_ptr, k, stride, LENGTH: tl.constexpr, WHOLE: tl.constexpr, HARDWARE: tl.constexpr
+):
+    """One row, in one piece (WHOLE) or in pieces of LENGTH."""
+    row = tl.program_id(0).to(tl.int64)
+    x_ptr += row * stride
+    out_ptr += row * k
+    column = tl.arange(0, LENGTH)
+    x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)
+    bits = magnitude_bits(x)
+    if not WHOLE:
+        for start in range(LENGTH, k, LENGTH):
+            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            bits = tl.maximum(bits, magnitude_bits(more))
+    amax_bits = tl.max(bits, axis=0)
+    finite = amax_bits < 0x7F800000
+    scale = tl.maximum(tl.div_rn(amax_bits.to(tl.float32, bitcast=True), 448.0), _LEAST_SCALE)
+    tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
+    y = tl.where(finite, divide_row(x, scale), 0.0)
+    tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=column < k)
+    if not WHOLE:
+        for start in range(LENGTH, k, LENGTH):
+            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            y = tl.where(finite, divide_row(more, scale), 0.0)
+            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
+
+
+def has_e4m3_cast(device: torch.device) -> bool:
+    """Does the GPU cast fp32 to E4M3 correctly through Triton? The repaired interpreter does."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: bool = False) -> QTensor:
+    """x [M, K] float16, bfloat16 or float32 -> FP8 with scale [1], or FP8_TOKEN with scale [M, 1].
+
+    scale: one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor.
+    Raises TypeError or ValueError for input the kernel does not take.
+    """
+    if per_token and scale is not None:
+        raise ValueError("a static scale is per tensor; pass per_token=False or no scale")
+    m, k = check_matrix(x)
+    out = torch.empty(m, k, dtype=torch.uint8, device=x.device)
+    hardware = has_e4m3_cast(x.device)
+    if per_token:
+        scales = torch.empty(m, 1, dtype=torch.float32, device=x.device)
+        if m > 0:
+            length, warps = choose_row(k)
+            with torch.cuda.device_of(x):
+                fp8_token_kernel[(m,)](
+                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, HARDWARE=hardware,
+                    num_warps=warps, enable_fp_fusion=False,
+                )  # fmt: skip
+        return QTensor(out.view(torch.float8_e4m3fn), scales, FP8_TOKEN, (m, k))
+    partial = None
+    if scale is not None:
+        scales = as_scale(scale, "scale", x.device)
+    else:
+        scales = torch.zeros(1, dtype=torch.float32, device=x.device) if m == 0 else x.new_empty(1, dtype=torch.float32)
+        partial = partial_amax(x) if m > 0 else None
+    if m > 0:
+        tile = choose_tile(m, k)
+        with torch.cuda.device_of(x):
+            fp8_tensor_kernel[(tile.down, tile.across)](
+                x, out, scales, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
+                PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
+                num_warps=4, enable_fp_fusion=False,
+            )  # fmt: skip
+    return QTensor(out.view(torch.float8_e4m3fn), scales, FP8, (m, k))
+
+
+@qbench.provider("triton")
+def quantize_fp8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+    """Static, per tensor or per token, as the format and the given scale say."""
+    return lambda: fp8_quantize(x, options.scale, per_token=options.format.granularity == "row")

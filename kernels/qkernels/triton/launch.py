@@ -1,0 +1,95 @@
+"""What the launchers share: which inputs are accepted, and how a matrix is cut into tiles.
+
+A tile is `rows` rows by `columns` (a power of two) of K, handled by one program. It depends on the shape
+alone, so that one shape always takes the same path and a graph can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_ENOUGH_PROGRAMS = 512  # about four for each of 132 SMs; with fewer, smaller tiles fill the GPU better
+_MAX_COLUMNS = 1024
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` x `columns` elements of one program, and how many programs cover the matrix each way."""
+
+    rows: int
+    columns: int
+    down: int
+    across: int
+
+    @property
+    def programs(self) -> int:
+        return self.down * self.across
+
+
+def check_matrix(x: Tensor, *, block: int = 1, hadamard: int | None = None) -> tuple[int, int]:
+    """(M, K) of a floating-point x [M, K] with contiguous rows on a device a kernel can run on.
+
+    Raises TypeError for a dtype, ValueError for a shape, stride or device that the kernels do not take.
+    """
+    if x.dtype not in INPUT_DTYPES:
+        raise TypeError(f"cannot quantize {x.dtype}; convert to float16, bfloat16 or float32 first")
+    if x.dim() != 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}, the kernel takes [M, K]; use x.reshape(-1, K)")
+    m, k = x.shape
+    if k == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; K must be at least one")
+    if k > 1 and x.stride(1) != 1:
+        raise ValueError(f"x has strides {x.stride()}; elements of a row must be adjacent, use x.contiguous()")
+    if k % block:
+        raise ValueError(f"K = {k} is not a multiple of the block {block}; pad K with zeros to {-(-k // block) * block}")
+    if hadamard is not None and k % hadamard:
+        raise ValueError(f"K = {k} is not a multiple of the Hadamard size {hadamard}; pad K or take a smaller size")
+    if not (x.is_cuda or triton.knobs.runtime.interpret):
+        raise ValueError(f'x is on {x.device}; Triton needs a CUDA tensor, use backend="torch" elsewhere')
+    return m, k
+
+
+def check_hadamard(hadamard: int | None, known: tuple[int, ...]) -> None:
+    """ValueError unless the rotation is one that the format defines."""
+    if hadamard is not None and hadamard not in known:
+        raise ValueError(f"unknown Hadamard size {hadamard}; known: {', '.join(map(str, known))}")
+
+
+def as_scale(value: Tensor | float, name: str, device: torch.device) -> Tensor:
+    """One float32 on `device`, shape [1]. A tensor's value is not looked at: that would wait for the GPU."""
+    if isinstance(value, Tensor):
+        if value.dtype != torch.float32 or value.numel() != 1:
+            raise TypeError(f"{name} must be one float32 value, got {value.dtype} {list(value.shape)}; use .float()")
+        return value.reshape(1).to(device)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} = {value} is not a finite number > 0")
+    return torch.full((1,), value, dtype=torch.float32, device=device)
+
+
+def choose_tile(m: int, k: int, *, elements: int = 4096, block: int = 16, hadamard: int | None = None) -> Tile:
+    """A tile of at most `elements`, made smaller where the matrix would give too few programs.
+
+    Its columns hold whole blocks and rotations. A rotated tile holds at least 64 rotations: tensor cores of
+    sm_90 multiply 64 rows at a time, and fewer would be padded.
+    """
+    columns = min(_MAX_COLUMNS, max(block, hadamard or 0, triton.next_power_of_2(k)))
+    least = 1 if hadamard is None else max(1, 64 * hadamard // columns)
+    rows = max(least, min(elements // columns, triton.next_power_of_2(m)))
+    while rows > least and triton.cdiv(m, rows) * triton.cdiv(k, columns) < _ENOUGH_PROGRAMS:
+        rows //= 2
+    return Tile(rows, columns, triton.cdiv(m, rows), triton.cdiv(k, columns))
+
+
+def choose_row(k: int) -> tuple[int, int]:
+    """(elements of a row held in registers at once, warps) for kernels that give one program one row.
+
+    Up to 16384 elements stay in registers and are read once; longer rows are read in pieces, twice.
+    """
+    length = min(16384, max(128, triton.next_power_of_2(k)))
+    return length, max(1, min(16, length // 1024))

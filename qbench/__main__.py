@@ -1,0 +1,235 @@
+"""`python -m qbench`: list devices, cases and providers; compare, merge and report stored results."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qbench.case import Case, provider_info
+from qbench.compare import CannotCombine, compare, merge
+from qbench.result import DataError, read_run
+
+if TYPE_CHECKING:
+    import pytest
+
+    from qbench.report.write import Written
+
+EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
+_EPILOG = """exit codes:
+  0  done; `compare` without --fail-over ends so whatever the ratios are
+  1  `compare --fail-over`: a case is slower by more than that, or was right and no longer is
+  2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
+     with --fail-over: different devices); nothing collected
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    # Everything after `cases` belongs to pytest, options included, which argparse would claim for itself.
+    collects = words[:1] in (["cases"], ["providers"]) and not {"-h", "--help"} & set(words[1:])
+    args = parser.parse_args(words[:1] if collects else words)
+    try:
+        if args.command == "devices":
+            return devices(args.baselines)
+        if args.command == "compare":
+            return compare_files(args.a, args.b, args.fail_over)
+        if args.command == "merge":
+            return merge_files(args.parts, args.output)
+        if args.command == "report":
+            return report(args.results, args.output)
+        return list_cases(words[1:], providers=args.command == "providers")
+    except (DataError, CannotCombine) as error:
+        print(f"qbench: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+
+
+def devices(root: Path) -> int:
+    """This machine's devices, the key of each, and what is stored for it and for others under `root`."""
+    from qbench.device import describe, has_cuda
+
+    if has_cuda():
+        import torch
+
+        found = [describe(index) for index in range(torch.cuda.device_count())]
+    else:
+        found = [describe()]
+    for index, device in enumerate(found):
+        print(f"{device.kind}:{index}  {device.name}  {device.key}")
+        print(f"  baselines: {_stored(root / device.key)}")
+    others = sorted({path.parent.name for path in root.glob("*/*.json")} - {device.key for device in found})
+    for key in others:
+        print(f"not here  {key}\n  baselines: {_stored(root / key)}")
+    return EXIT_OK
+
+
+def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
+    """Collect through pytest and print the case ids, or each op/provider with its number of cases."""
+    cases = collect(pytest_args)
+    if cases is None:
+        return EXIT_UNUSABLE
+    if not providers:
+        for case in cases:
+            print(case.id)
+        return EXIT_OK
+    counts = Counter((case.op.name, case.provider_name) for case in cases)
+    needs = {(case.op.name, case.provider_name): provider_info(case.provider).needs_cuda for case in cases}
+    for (op, name), count in counts.items():
+        print(f"{op}/{name}  {count} case{'s' * (count != 1)}{'  needs CUDA' if needs[op, name] else ''}")
+    return EXIT_OK
+
+
+def collect(pytest_args: Sequence[str]) -> list[Case] | None:
+    """The cases that pytest would run with these arguments; None, with pytest's words, when there are none."""
+    import pytest
+
+    collector = _Collector()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = pytest.main(["--collect-only", "-q", *pytest_args], plugins=[collector])
+    if code == pytest.ExitCode.OK and collector.cases:
+        return list({case.id: case for case in collector.cases}.values())
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        print(said.getvalue(), file=sys.stderr)
+    print(f"qbench: no cases collected with: pytest {' '.join(pytest_args)}", file=sys.stderr)
+    return None
+
+
+class _Collector:
+    """A pytest plugin that keeps the case of every selected item."""
+
+    def __init__(self) -> None:
+        self.cases: list[Case] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        for item in session.items:
+            case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+            if isinstance(case, Case):
+                self.cases.append(case)
+
+
+def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
+    """Print b against a; exit 1 when `fail_over` (0.05 = 5%) is given and exceeded."""
+    from qbench.report.comparison import comparison_text, failures_text
+
+    found = compare(read_run(a), read_run(b))
+    print(comparison_text(found, str(a), str(b)), end="")
+    if fail_over is None:
+        return EXIT_OK
+    if not found.same_device:
+        raise CannotCombine(
+            "--fail-over needs two runs of the same device; leave it out to see the ratios only"
+        )
+    slower, broken = found.slower(fail_over), found.broken
+    print(failures_text(slower, broken, fail_over), end="")
+    return EXIT_SLOWER if slower or broken else EXIT_OK
+
+
+def merge_files(parts: Sequence[Path], directory: Path) -> int:
+    """Join parts of one sweep and write the whole report."""
+    from qbench.report.write import write_report
+
+    joined = merge([read_run(path) for path in parts])
+    _say(write_report(directory, joined), f"{len(parts)} parts, {len(joined.results)} results")
+    return EXIT_OK
+
+
+def report(results: Path, directory: Path) -> int:
+    """Write a stored run's report again, and print its tables."""
+    from qbench.report import terminal_report, write_report
+
+    run = read_run(results)
+    print(terminal_report(run), end="")
+    _say(write_report(directory, run), f"{len(run.results)} results")
+    return EXIT_OK
+
+
+def _say(written: Written, what: str) -> None:
+    for note in written.notes:
+        print(note)
+    print(f"{what} in {written.files[0].parent}: {len(written.files)} files")
+
+
+def _stored(folder: Path) -> str:
+    """The ops stored in one device's folder; an unreadable file is named, not skipped."""
+    from qbench.baseline import REMEDY, File
+    from qbench.result import read_json
+
+    said = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            said.append(f"{path.stem} ({len(read_json(path, File, REMEDY).cases)} cases)")
+        except DataError as error:
+            said.append(f"UNREADABLE {error}")
+    return ", ".join(said) or f"none in {folder}"
+
+
+def _share(text: str) -> float:
+    """`5%` or `0.05`."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; write 5% or 0.05")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m qbench",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    command = add("devices", "this machine's devices, their baseline keys, and the baselines there are")
+    command.add_argument(
+        "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="default: baselines"
+    )
+    for name, text in (
+        ("cases", "list the case ids that pytest would run; all arguments go to pytest"),
+        ("providers", "list each op/provider with its number of cases; all arguments go to pytest"),
+    ):
+        add(name, text).add_argument("pytest_args", nargs="*", help="paths and options, as for pytest")
+    command = add("compare", "ratios of two results.json, B over A")
+    command.add_argument("a", type=Path, metavar="A.json")
+    command.add_argument("b", type=Path, metavar="B.json")
+    command.add_argument(
+        "--fail-over", type=_share, metavar="5%", help="exit 1 when a case is slower by more"
+    )
+    command = add("merge", "join the parts of one sweep into one report")
+    command.add_argument("parts", type=Path, nargs="+", metavar="PART.json")
+    command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
+    command = add("report", "write results.csv, report.md and plots from a results.json")
+    command.add_argument("results", type=Path, metavar="results.json")
+    command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
+    return parser
+
+
+if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # µ and × on a terminal that has neither
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # `… | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_OK)

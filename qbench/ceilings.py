@@ -1,0 +1,44 @@
+"""This machine's own ceilings, measured once per run: copy bandwidth and the bf16 matrix rate.
+
+Percentages are of these, not of a datasheet: a card behind a power cap or in a virtual machine has its own.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from qbench.result import Ceilings
+from qbench.timing import CudaTimer, Plan, TimingPolicy, time_wall
+
+_COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
+_MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+
+
+def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
+    """Copy bandwidth counts bytes read and written; the matrix product is square, on random data.
+
+    On a CPU the matrix rate is that of float32, which is what its units do at full rate everywhere.
+    """
+    kind = "cuda" if timer else "cpu"
+    dtype = torch.bfloat16 if timer else torch.float32
+    source = torch.empty(_COPY_BYTES[kind], dtype=torch.uint8, device=kind).random_()
+    target = torch.empty_like(source)
+    size = _MATMUL_SIZE[kind]
+    left, right = (torch.randn(size, size, device=kind).to(dtype) for _ in range(2))
+
+    def copy() -> torch.Tensor:
+        return target.copy_(source)
+
+    def matmul() -> torch.Tensor:
+        return left @ right
+
+    def best_ns(thunk: object, launches: int) -> float:
+        work = copy if thunk is copy else matmul
+        timed = timer.time([work], Plan(1, launches, True)) if timer else time_wall(work, policy)
+        return timed.samples.median_ns
+
+    return Ceilings(
+        copy_gbps=2 * source.numel() / best_ns(copy, 4),
+        matmul_tflops=2 * size**3 / best_ns(matmul, 2) / 1e3,
+        matmul_dtype=str(dtype).removeprefix("torch."),
+    )

@@ -1,0 +1,138 @@
+"""One case from operands to times: make, prepare, check under poison, rotate, time, check again.
+
+A wrong result raises WrongResult before anything is timed, and again after, for every output timed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qbench.case import Case, Thunk, Unsupported, provider_info
+from qbench.check import WrongResult
+from qbench.result import Ceilings, Times
+from qbench.tensors import clone, nbytes, poisoned_allocations, same_bits
+from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
+
+
+class OutOfMemory(MemoryError):
+    """A case that does not fit in GPU memory."""
+
+
+@dataclass
+class Bench:
+    """The device under test and how to time on it. One a session."""
+
+    policy: TimingPolicy
+    device: torch.device
+    timer: CudaTimer | None
+
+    @classmethod
+    def open(cls, policy: TimingPolicy) -> Bench:
+        if torch.cuda.is_available():
+            return cls(policy, torch.device("cuda", torch.cuda.current_device()), CudaTimer(policy))
+        return cls(policy, torch.device("cpu"), None)
+
+    def ceilings(self) -> Ceilings:
+        from qbench.ceilings import measure_ceilings
+
+        return measure_ceilings(self.timer, self.policy)
+
+    def check(self, case: Case) -> None:
+        """Run once and check. Raises WrongResult, Unsupported, OutOfMemory."""
+        with _memory_named(case):
+            self._checked(case)
+        self._release()
+
+    def profile(self, case: Case) -> None:
+        """One call between profiler start and stop, warmed up, for ncu and nsys."""
+        with _memory_named(case):
+            _, thunk, _ = self._checked(case)
+            if self.timer is None:
+                thunk()
+                return
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+            thunk()
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
+
+    def measure(self, case: Case) -> tuple[Times, tuple[float, ...]]:
+        """Check, time, check every timed output. Returns the times and the raw samples in nanoseconds."""
+        with _memory_named(case):
+            inputs, thunk, output = self._checked(case)
+            if self.timer is None:
+                timed = time_wall(thunk, self.policy)
+            else:
+                size = nbytes(inputs) + nbytes(output)
+                chosen = plan(size, self.timer.estimate_ns(thunk), self.timer.l2, self.policy)
+                thunks = [thunk, *(case.provider(*clone(inputs)) for _ in range(chosen.copies - 1))]
+                timed = self.timer.time(thunks, chosen)
+            for each in timed.outputs:
+                if not same_bits(each, output):
+                    verify(case, each, inputs)
+        self._release()
+        return _times(timed), timed.samples.ns
+
+    def _checked(self, case: Case) -> tuple[tuple[Any, ...], Thunk, Any]:
+        if provider_info(case.provider).needs_cuda and self.timer is None:
+            raise Unsupported(f"provider {case.provider_name} needs a CUDA device, and torch finds none")
+        inputs = case.op.inputs(case.workload, self.device)
+        thunk = case.provider(*inputs)
+        with poisoned_allocations():
+            output = thunk()
+        verify(case, output, inputs)
+        return inputs, thunk, output
+
+    def _release(self) -> None:
+        """Hand cached memory back when it is most of the card; graphs hold pools that fragment it."""
+        if self.timer and torch.cuda.memory_reserved() > 0.5 * torch.cuda.mem_get_info()[1]:
+            torch.cuda.empty_cache()
+
+
+def verify(case: Case, output: Any, inputs: tuple[Any, ...]) -> None:
+    """Raises WrongResult when the output is not what the op's reference and tolerance allow."""
+    accumulator = provider_info(case.provider).accumulator
+    mismatch = case.op.tolerance(output, inputs, case.op.reference, accumulator)
+    if mismatch is not None:
+        raise WrongResult(f"{case.id}: {mismatch}")
+
+
+def _times(timed: Timed) -> Times:
+    samples = timed.samples
+    return Times(
+        median_ns=samples.median_ns,
+        p20_ns=samples.p20_ns,
+        p80_ns=samples.p80_ns,
+        samples=len(samples.ns),
+        launches=timed.launches,
+        copies=timed.copies,
+        method=timed.method,
+        cold=timed.cold,
+        clock_before_mhz=timed.clock_before_mhz,
+        clock_after_mhz=timed.clock_after_mhz,
+        throttle=timed.throttle,
+    )
+
+
+class _memory_named:
+    """Turns running out of GPU memory into one error that names the case's sizes; the rest goes on."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, torch.OutOfMemoryError):
+            return
+        cost = self.case.op.cost(self.case.workload)
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        raise OutOfMemory(
+            f"{self.case.id} does not fit: one call moves {cost.bytes / 2**30:.1f} GiB, the GPU has "
+            f"{total / 2**30:.0f} GiB ({free / 2**30:.0f} GiB free now); use a smaller batch or more tensor parallelism"
+        ) from error

@@ -1,0 +1,180 @@
+"""What one run found, as stored: `results.json`. Reports, comparisons and merges read this and nothing else.
+
+Parsed strictly: an unknown field, a wrong type or a number out of range is an error that names its place.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = 1
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+T = TypeVar("T")
+
+
+class DataError(ValueError):
+    """A stored file that cannot be read: names the file, the place and the remedy."""
+
+
+class Verdict(StrEnum):
+    SAME = "same"
+    FASTER = "faster"
+    SLOWER = "slower"
+    INCONCLUSIVE = "inconclusive"
+    NO_BASELINE = "no-baseline"
+    UNSUPPORTED = "unsupported"
+
+
+class Judgement(Struct, frozen=True, forbid_unknown_fields=True):
+    """A verdict and what it rests on. Ratios are now / baseline, so above 1 is slower."""
+
+    verdict: Verdict
+    reason: str
+    ratio: Positive | None = None
+    low: Positive | None = None
+    high: Positive | None = None
+    detectable: Positive | None = None  # minimum detectable effect, 0.03 = 3% slower
+    baseline_runs: Count = 0
+    baseline_ns: Positive | None = None
+
+
+class Device(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a baseline is kept for: the model, never the host."""
+
+    kind: str  # "cuda" or "cpu"
+    name: str
+    capability: str  # "9.0"; "" on a CPU
+    units: Count  # streaming multiprocessors, or CPU cores this process may use
+    memory_gib: Count
+
+    @property
+    def key(self) -> str:
+        """Folder name under baselines/, e.g. `nvidia-h200_sm90_132sm_140gib`."""
+        name = "".join(c if c.isalnum() else "-" for c in self.name.lower()).strip("-")
+        while "--" in name:
+            name = name.replace("--", "-")
+        if self.kind == "cuda":
+            return f"{name}_sm{self.capability.replace('.', '')}_{self.units}sm_{self.memory_gib}gib"
+        return f"cpu_{name}_{self.units}cores_{self.memory_gib}gib"
+
+
+class Ceilings(Struct, frozen=True, forbid_unknown_fields=True):
+    """This machine's own rates, measured once per run."""
+
+    copy_gbps: Positive
+    matmul_tflops: Positive
+    matmul_dtype: str = "bfloat16"
+
+
+class Times(Struct, frozen=True, forbid_unknown_fields=True):
+    """Nanoseconds per call, and how they were taken."""
+
+    median_ns: Positive
+    p20_ns: Positive
+    p80_ns: Positive
+    samples: Count
+    launches: Count  # calls per sample
+    copies: Count  # operand sets rotated through
+    method: str  # "graph", "events" or "wall"
+    cold: bool  # operands were out of the L2 cache at each call
+    clock_before_mhz: Count = 0  # SM clock; 0 where it cannot be read
+    clock_after_mhz: Count = 0
+    throttle: tuple[str, ...] = ()
+
+
+class Result(Struct, frozen=True, forbid_unknown_fields=True):
+    """One case: what it is, what it costs, how long it took, what was judged."""
+
+    case: str
+    op: str
+    provider: str
+    axes: dict[str, int | float | str | bool]
+    status: str  # "ok", "unsupported", "wrong", "error"
+    reason: str = ""
+    bytes: Count = 0
+    flops: Count = 0
+    elements: Count = 0
+    times: Times | None = None
+    judgement: Judgement | None = None
+    alongside: tuple[str, ...] = ()
+
+    @property
+    def tflops(self) -> float | None:
+        return self.flops / self.times.median_ns / 1e3 if self.times and self.flops else None
+
+    @property
+    def gbps(self) -> float | None:
+        return self.bytes / self.times.median_ns if self.times and self.bytes else None
+
+    @property
+    def ns_per_element(self) -> float | None:
+        return self.times.median_ns / self.elements if self.times and self.elements else None
+
+
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
+    """One session's results, with all that is needed to read them elsewhere."""
+
+    schema: int
+    at: str  # UTC, ISO 8601
+    device: Device
+    versions: dict[str, str]
+    results: tuple[Result, ...]
+    ceilings: Ceilings | None = None
+
+    def percent_of_copy(self, result: Result) -> float | None:
+        gbps = result.gbps
+        return 100 * gbps / self.ceilings.copy_gbps if gbps and self.ceilings else None
+
+    def percent_of_matmul(self, result: Result) -> float | None:
+        tflops = result.tflops
+        return 100 * tflops / self.ceilings.matmul_tflops if tflops and self.ceilings else None
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """Parse strictly. Raises DataError naming the file, the place in it, and the remedy."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{path}: {error}; {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 at byte {error.start}; {remedy}") from error
+
+
+def read_run(path: Path) -> Run:
+    """Read a results.json. Raises DataError for a file that is broken, foreign or of another schema."""
+    run = read_json(path, Run, "write it again with --qbench-report")
+    if run.schema != SCHEMA:
+        raise DataError(f"{path}: schema {run.schema}, this version reads {SCHEMA}; write it again")
+    return run
+
+
+def write_run(path: Path, run: Run) -> None:
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Whole or not at all: a kill at any moment leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,168 @@
+"""The sweep's selections (--models, --batch-sizes, ...) and the cases they choose.
+
+A bench module defines `cases(sweep)`; its test takes `case` and `qbench`. Without a GPU the shapes are small
+ones of the same kind, since the models' own take minutes a product on a CPU; naming --models or
+--batch-sizes asks for the real ones anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+import qbench
+from qbench import Case, Op, Provider, Workload
+from qkernels import models
+from qkernels.format import Format
+
+DTYPES = ("half", "bfloat16", "float")
+GPU_BATCHES = (1, 16, 64, 256, 1024, 4096)
+CPU_SHAPES = tuple((m, n, k) for n, k in ((512, 512), (1024, 512)) for m in (1, 16, 128))
+CUBES = (128, 256, 512, 1024, 2048, 4096)
+LAYERS = tuple((m, n, 4096) for n in (4096, 11008) for m in (1, 8, 32, 128))
+# what the replaced scripts called a provider: (op's end, provider)
+ALIASES = {
+    "nvfp4": ("nvfp4_hadamard_gemm", "triton"),
+    "mxfp4": ("mxfp4_hadamard_gemm", "triton"),
+    "nvfp4-noquant": ("nvfp4_w4a4_gemm", "triton"),
+    "mxfp4-noquant": ("mxfp4_w4a4_gemm", "triton"),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What was asked for on the command line; empty tuples mean the defaults."""
+
+    models: tuple[str, ...]
+    tp_sizes: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    had_sizes: tuple[int, ...]
+    providers: tuple[str, ...]
+    num_tokens: tuple[int, ...]
+    hidden_sizes: tuple[int, ...]
+    quant_dtype: str | None
+    static_scale: bool
+    dtypes: tuple[str, ...]
+    full: bool
+    gpu: bool
+
+    @property
+    def small(self) -> bool:
+        """Small shapes instead of a model's: no GPU, and nothing larger was asked for."""
+        return not (self.gpu or self.full or self.models or self.batch_sizes)
+
+    def gemms(self, **axes: Any) -> list[Workload]:
+        """The models' layer shapes (or the small ones) with further axes."""
+        if self.small:
+            return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in CPU_SHAPES]
+        chosen = [_model(name) for name in self.models or ("meta-llama/Llama-3.3-70B-Instruct",)]
+        batches = self.batch_sizes or (models.FULL_BATCH_SIZES if self.full else GPU_BATCHES)
+        return models.sweep(chosen, batches, self.tp_sizes or (1,), **axes)
+
+    def hadamards(self, fmt: Format, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Rotation sizes of a format: those asked for that it has, all with --full, `default` otherwise."""
+        if self.had_sizes:
+            return tuple(size for size in self.had_sizes if size in fmt.hadamard)
+        return fmt.hadamard if self.full else default
+
+    def cubes_and_layers(self, **axes: Any) -> list[Workload]:
+        """128^3 to 4096^3, then M x 4096 x {4096, 11008}: shapes of the NVFP4 GEMM document."""
+        cubes = [(size, size, size) for size in (CUBES[:3] if self.small else CUBES)]
+        layers = [(m, 1024, 512) for m in (1, 8)] if self.small else list(LAYERS)
+        return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in cubes + layers]
+
+    def layers(self, **axes: Any) -> list[Workload]:
+        shapes = [(m, 1024, 512) for m in (1, 8)] if self.small else list(LAYERS)
+        return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in shapes]
+
+    def activations(self, **axes: Any) -> list[Workload]:
+        """Shapes [tokens, hidden] and dtypes of what quantizers are given."""
+        tokens = self.num_tokens or ((1, 16, 256) if self.small else (16, 1024, 4096))
+        if self.full and not self.num_tokens:
+            tokens = (1, 16, 128, 1024, 4096, 8192)
+        hidden = self.hidden_sizes or ((1024,) if self.small else (8192,))
+        if self.full and not self.hidden_sizes:
+            hidden = (4096, 8192, 16384)
+        dtypes = self.dtypes or (DTYPES if self.full else ("half",))
+        return [Workload.of(0, m=m, k=k, dtype=d, **axes) for d in dtypes for k in hidden for m in tokens]
+
+    def cases(self, op: Op, providers: Sequence[Provider], workloads: Iterable[Workload]) -> list[Case]:
+        """Cases of the selected providers. One that cannot run here at all stands for its shapes by the first."""
+        listed = list(workloads)
+        made = []
+        for each in providers:
+            if self._selected(op, each):
+                made += qbench.cases(op, [each], listed if self._may_run(each) else listed[:1])
+        order = {workload: index for index, workload in enumerate(listed)}
+        return sorted(made, key=lambda case: order[case.workload])
+
+    def _selected(self, op: Op, provider: Provider) -> bool:
+        name = qbench.provider_info(provider).name
+        wanted = [ALIASES.get(one, (None, one)) for one in self.providers]
+        return not wanted or any(name == n and o in (None, op.name) for o, n in wanted)
+
+    def _may_run(self, provider: Provider) -> bool:
+        from qkernels.providers.libraries import LIBRARIES, installed
+
+        info = qbench.provider_info(provider)
+        library = LIBRARIES.get(info.name)
+        return (self.gpu or not info.needs_cuda) and (library is None or installed(library))
+
+
+def _model(name: str) -> models.Model:
+    if "config.json" in name or name.startswith((".", "/")):
+        return models.from_config(name)
+    return models.get_model(name)
+
+
+KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", "torch-scaled-mm", "triton",
+                   "vllm", "vllm-cutlass", "qutlass", "torchao", "gemlite", "humming", *ALIASES)  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("sweep", "what the benchmarks of this repository sweep over")
+    group.addoption("--models", nargs="+", default=(), metavar="NAME", help="models, or paths of a config.json")
+    group.addoption("--tp-sizes", nargs="+", type=int, default=(), metavar="N", help="tensor parallel sizes")
+    group.addoption("--batch-sizes", nargs="+", type=int, default=(), metavar="M", help="rows of the activations")
+    group.addoption("--had-sizes", nargs="+", type=int, default=(), metavar="N", help="Hadamard sizes")
+    group.addoption("--providers", nargs="+", default=(), metavar="NAME", help=", ".join(KNOWN_PROVIDERS))
+    group.addoption("--num-tokens", nargs="+", type=int, default=(), metavar="N", help="rows given to quantizers")
+    group.addoption("--hidden-size", nargs="+", type=int, default=(), metavar="N", help="columns likewise")
+    group.addoption("--quant-dtype", choices=("fp8", "int8"), help="only this scaled quantizer")
+    group.addoption("--static-scale", action="store_true", help="only static scales")
+    group.addoption("--dtype", nargs="+", choices=DTYPES, default=(), help="dtypes given to quantizers")
+    group.addoption("--full", action="store_true", help="the complete sweep: all batch and Hadamard sizes, dtypes")
+
+
+def sweep_of(config: pytest.Config) -> Sweep:
+    """The options as a Sweep. Raises UsageError for a name or number that nothing knows."""
+    option = config.getoption
+    providers = tuple(option("--providers"))
+    for name in providers:
+        if name not in KNOWN_PROVIDERS:
+            raise pytest.UsageError(f"unknown provider {name!r}; known: {', '.join(KNOWN_PROVIDERS)}")
+    for name in ("--batch-sizes", "--tp-sizes", "--had-sizes", "--num-tokens", "--hidden-size"):
+        if any(value < 1 for value in option(name)):
+            raise pytest.UsageError(f"{name} {option(name)}: whole numbers of at least 1")
+    made = Sweep(
+        tuple(option("--models")), tuple(option("--tp-sizes")), tuple(option("--batch-sizes")),
+        tuple(option("--had-sizes")), providers, tuple(option("--num-tokens")), tuple(option("--hidden-size")),
+        option("--quant-dtype"), option("--static-scale"), tuple(option("--dtype")), option("--full"),
+        torch.cuda.is_available(),
+    )  # fmt: skip
+    try:
+        replace(made, batch_sizes=(1,)).gemms()
+    except (ValueError, FileNotFoundError) as error:
+        raise pytest.UsageError(str(error)) from error
+    return made
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = getattr(metafunc.module, "cases", None)
+    if chosen is not None and {"case", "qbench"} <= set(metafunc.fixturenames):
+        made = chosen(sweep_of(metafunc.config))
+        metafunc.parametrize("case", made, ids=[case.id for case in made])

@@ -1,0 +1,26 @@
+"""FP4 products on the models' layer shapes, and the plain bf16 product they are measured against."""
+
+from qkernels.format import MXFP4, NVFP4
+from qkernels.ops.gemm import bf16_gemm, gemm, hadamard_gemm
+from qkernels.providers.libraries import humming_gemm, qutlass_hadamard_gemm, vllm_nvfp4_gemm
+from qkernels.providers.torch_gemm import torch_bf16, torch_quantize_matmul, torch_scaled_mm_fp4
+from qkernels.triton import fp4_gemm
+
+
+def cases(sweep):
+    made = sweep.cases(bf16_gemm(), [torch_bf16], sweep.gemms())
+    for fmt, had in ((NVFP4, 16), (MXFP4, 32)):
+        made += sweep.cases(gemm(fmt), [fp4_gemm.gemm, humming_gemm], sweep.gemms())
+        for size in sweep.hadamards(fmt, (had,)):
+            shapes = sweep.gemms(had=size)
+            quantizing = [fp4_gemm.hadamard_gemm, torch_quantize_matmul, qutlass_hadamard_gemm]
+            if sweep.gpu:  # the float64 quantizer is a provider for small shapes and CPUs
+                quantizing.remove(torch_quantize_matmul)
+            made += sweep.cases(hadamard_gemm(fmt), quantizing, shapes)
+            providers = [fp4_gemm.gemm, torch_scaled_mm_fp4, vllm_nvfp4_gemm]
+            made += sweep.cases(gemm(fmt, fmt), providers if sweep.gpu else [torch_bf16, *providers], shapes)
+    return made
+
+
+def test_gemm(case, qbench):
+    qbench(case)

@@ -1,0 +1,26 @@
+"""FP8 and INT8 quantizers with static and dynamic scales."""
+
+from qkernels.ops.quantize import quantize_fp8, quantize_int8
+from qkernels.providers.libraries import vllm_quantize
+from qkernels.providers.torch_quantize import torch_compile, torch_eager
+from qkernels.triton.fp8_quantize import quantize_fp8 as triton_fp8
+from qkernels.triton.int8_quantize import quantize_int8 as triton_int8
+
+KINDS = {"fp8": ("static", "tensor", "token"), "int8": ("static", "token", "asymmetric")}
+
+
+def cases(sweep):
+    made = []
+    for name, op, kernel in (("fp8", quantize_fp8(), triton_fp8), ("int8", quantize_int8(), triton_int8)):
+        if sweep.quant_dtype not in (None, name):
+            continue
+        for scale in ("static",) if sweep.static_scale else KINDS[name]:
+            providers = [kernel, vllm_quantize]
+            if scale != "asymmetric":
+                providers += [torch_compile] if sweep.gpu else [torch_eager, torch_compile]
+            made += sweep.cases(op, providers, sweep.activations(scale=scale))
+    return made
+
+
+def test_quantize_scaled(case, qbench):
+    qbench(case)
