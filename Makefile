@@ -74,7 +74,7 @@ clean:
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(if $(wildcard $(VENV)/bin/python),,$(check-python))
-	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) cannot make an environment in $(VENV); Debian and Ubuntu need: apt install python3-venv" >&2; exit 1; }
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .

@@ -12,7 +12,7 @@ HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:  # before triton is imported: the interpreter is chosen when a kernel is decorated
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-pytest_plugins = ["tests.bench.sweep"]
+pytest_plugins = ["pytester", "tests.bench.sweep"]
 
 settings.register_profile("dev", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=40, derandomize=True)

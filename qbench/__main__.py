@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return devices(args.baselines)
         if args.command == "compare":
             return compare_files(args.a, args.b, args.fail_over)
+        if args.command == "spread":
+            return spread(args.baselines)
         if args.command == "merge":
             return merge_files(args.parts, args.output)
         if args.command == "report":
@@ -133,6 +135,19 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
     return EXIT_SLOWER if slower or broken else EXIT_OK
 
 
+def spread(root: Path) -> int:
+    """Print how much the stored cases move from process to process."""
+    from qbench.baseline import REMEDY, File
+    from qbench.result import read_json
+    from qbench.spread import spread_lines, spreads
+
+    for folder in sorted({path.parent for path in root.glob("**/*.json")}):
+        print(folder)
+        files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]
+        print("\n".join(spread_lines(spreads(files))))
+    return EXIT_OK
+
+
 def merge_files(parts: Sequence[Path], directory: Path) -> int:
     """Join parts of one sweep and write the whole report."""
     from qbench.report.write import write_report
@@ -216,6 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--fail-over", type=_share, metavar="5%", help="exit 1 when a case is slower by more"
     )
+    command = add("spread", "how much the stored times move from process to process")
+    command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
     command = add("merge", "join the parts of one sweep into one report")
     command.add_argument("parts", type=Path, nargs="+", metavar="PART.json")
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")

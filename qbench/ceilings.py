@@ -5,6 +5,9 @@ Percentages are of these, not of a datasheet: a card behind a power cap or in a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
 from qbench.result import Ceilings
@@ -20,6 +23,7 @@ def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
     On a CPU the matrix rate is that of float32, which is what its units do at full rate everywhere.
     """
     kind = "cuda" if timer else "cpu"
+    policy = replace(policy, bursts=5, max_bursts=5)
     dtype = torch.bfloat16 if timer else torch.float32
     source = torch.empty(_COPY_BYTES[kind], dtype=torch.uint8, device=kind).random_()
     target = torch.empty_like(source)
@@ -32,13 +36,12 @@ def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
     def matmul() -> torch.Tensor:
         return left @ right
 
-    def best_ns(thunk: object, launches: int) -> float:
-        work = copy if thunk is copy else matmul
+    def median_ns(work: Callable[[], torch.Tensor], launches: int) -> float:
         timed = timer.time([work], Plan(1, launches, True)) if timer else time_wall(work, policy)
         return timed.samples.median_ns
 
     return Ceilings(
-        copy_gbps=2 * source.numel() / best_ns(copy, 4),
-        matmul_tflops=2 * size**3 / best_ns(matmul, 2) / 1e3,
+        copy_gbps=2 * source.numel() / median_ns(copy, 4),
+        matmul_tflops=2 * size**3 / median_ns(matmul, 2) / 1e3,
         matmul_dtype=str(dtype).removeprefix("torch."),
     )

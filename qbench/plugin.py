@@ -184,22 +184,11 @@ def _replay(benchmark: BenchmarkFixture, clock: ReplayClock, samples: tuple[floa
 
 def _attach(node: pytest.Item, benchmark: BenchmarkFixture, result: Result) -> None:
     """The figures as JUnit properties and in pytest-benchmark's JSON."""
-    assert result.times is not None and result.judgement is not None
-    figures: dict[str, Any] = {
-        "case": result.case,
-        "median_us": round(result.times.median_ns / 1e3, 4),
-        "method": result.times.method,
-        "verdict": str(result.judgement.verdict),
-        "reason": result.judgement.reason,
-    }
-    for name in ("tflops", "gbps", "ns_per_element"):
-        value = getattr(result, name)
-        if value is not None:
-            figures[name] = round(value, 6)
-    if result.times.clock_after_mhz:
-        figures["sm_clock_mhz"] = result.times.clock_after_mhz
-    benchmark.extra_info.update({f"qbench_{name}": value for name, value in figures.items()})
-    node.user_properties.extend((f"qbench_{name}", value) for name, value in figures.items())
+    from qbench.report import junit_properties
+
+    properties = junit_properties(result)
+    benchmark.extra_info.update(properties)
+    node.user_properties.extend(properties)
 
 
 def _words(result: Result) -> str:

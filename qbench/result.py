@@ -9,7 +9,7 @@ import os
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 SCHEMA = 1
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
+Status = Literal["ok", "unsupported", "wrong", "error"]
 T = TypeVar("T")
 
 
@@ -97,7 +98,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     op: str
     provider: str
     axes: dict[str, int | float | str | bool]
-    status: str  # "ok", "unsupported", "wrong", "error"
+    status: Status
     reason: str = ""
     bytes: Count = 0
     flops: Count = 0
@@ -157,6 +158,13 @@ def read_run(path: Path) -> Run:
     run = read_json(path, Run, "write it again with --qbench-report")
     if run.schema != SCHEMA:
         raise DataError(f"{path}: schema {run.schema}, this version reads {SCHEMA}; write it again")
+    seen: set[str] = set()
+    for index, result in enumerate(run.results):
+        if result.case in seen:
+            raise DataError(f"{path}: results[{index}] repeats case {result.case!r}; write it again")
+        if (result.times is not None) != (result.status == "ok"):
+            raise DataError(f"{path}: results[{index}] is {result.status!r} but its times say otherwise; write it again")
+        seen.add(result.case)
     return run
 
 

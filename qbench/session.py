@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from qbench.case import Case, Unsupported
-from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Times, Verdict
+from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Status, Times, Verdict
 
 if TYPE_CHECKING:
     from qbench.baseline import Change, Store
@@ -125,7 +125,7 @@ class Session:
     def _result(
         self,
         case: Case,
-        status: str,
+        status: Status,
         reason: str = "",
         times: Times | None = None,
         judgement: Judgement | None = None,

@@ -111,6 +111,9 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 class _PoisonedAllocations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

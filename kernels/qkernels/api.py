@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import reference
 from .codec import round_to
-from .format import FP8, FP8_TOKEN, INT8_ASYM, INT8, INT8_TOKEN, Format, get_format
+from .format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format, get_format
 from .quantize import check_input
 from .quantize import quantize as quantize_exactly
 from .tensor import QTensor
@@ -49,7 +49,12 @@ def quantize(
         )
     check_input(x, fmt, hadamard)
     q = _triton_quantize(
-        x.reshape(-1, x.shape[-1]), fmt, global_scale=global_scale, hadamard=hadamard, scale=scale, zero_point=zero_point
+        x.reshape(-1, x.shape[-1]),
+        fmt,
+        global_scale=global_scale,
+        hadamard=hadamard,
+        scale=scale,
+        zero_point=zero_point,
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
 
@@ -70,6 +75,10 @@ def matmul(
     fp4 = isinstance(b, QTensor) and b.format.packed
     if _choose(backend, b.device, kernel_exists=fp4) == "torch":
         return round_to(reference.matmul(a, b, bias=bias), out_dtype)
+    if not isinstance(b, QTensor):
+        raise TypeError(
+            f"b is a {type(b).__name__}; quantize it to NVFP4 or MXFP4 first, or use backend='torch'"
+        )
     from .triton.fp4_gemm import fp4_gemm
 
     return fp4_gemm(a, b, bias=bias, out_dtype=out_dtype)
@@ -100,7 +109,9 @@ def scaled_int8_quant(
     symmetric; static asymmetric quantization needs it given.
     """
     if symmetric and zero_point is not None:
-        raise ValueError("zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out")
+        raise ValueError(
+            "zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out"
+        )
     dynamic = INT8_TOKEN if scale is None else INT8
     q = quantize(x, dynamic if symmetric else INT8_ASYM, scale=scale, zero_point=zero_point, backend=backend)
     return q.data, q.scale, q.zero_point
@@ -134,7 +145,9 @@ def _triton_quantize(
 ) -> QTensor:
     if fmt.packed:
         if scale is not None or zero_point is not None:
-            raise ValueError(f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8")
+            raise ValueError(
+                f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8"
+            )
         from .triton.fp4_gemm import quantize_fp4
 
         return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard)
@@ -142,7 +155,9 @@ def _triton_quantize(
         raise ValueError(f"{fmt.name} has one scale level and takes no global_scale; use nvfp4 or drop it")
     per_token = fmt.granularity == "row" and scale is None
     if scale is not None and fmt in (FP8_TOKEN, INT8_TOKEN):
-        raise ValueError(f"{fmt.name} computes a scale per row; use {'fp8' if fmt == FP8_TOKEN else 'int8'} for a static one")
+        raise ValueError(
+            f"{fmt.name} computes a scale per row; use {'fp8' if fmt == FP8_TOKEN else 'int8'} for a static one"
+        )
     if fmt.element.name == "e4m3":
         if zero_point is not None:
             raise ValueError(f"{fmt.name} is symmetric and takes no zero_point; use int8_asym")
@@ -161,4 +176,6 @@ def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
         return t if t.ndim < 2 else t.reshape(*shape[:-1], t.shape[-1])
 
     zero_point = None if q.zero_point is None else unfold(q.zero_point)
-    return dataclasses.replace(q, data=unfold(q.data), scale=unfold(q.scale), shape=shape, zero_point=zero_point)
+    return dataclasses.replace(
+        q, data=unfold(q.data), scale=unfold(q.scale), shape=shape, zero_point=zero_point
+    )

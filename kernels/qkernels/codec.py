@@ -16,7 +16,11 @@ from torch import Tensor
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _E2M1_TIES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # tie i lies between codes i and i+1; the even code wins
 E4M3_MAX, E4M3_NAN, E8M0_NAN = 448.0, 0x7F, 0xFF
-_SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}  # bits, least exponent
+_SIGNIFICAND = {
+    torch.bfloat16: (8, -126),
+    torch.float16: (11, -14),
+    torch.float32: (24, -126),
+}  # bits, least exponent
 
 
 def floor_log2(x: Tensor) -> Tensor:
@@ -57,7 +61,7 @@ def encode_e2m1(y: Tensor) -> Tensor:
     ties = [torch.tensor(t, dtype=y.dtype) for t in _E2M1_TIES]
     # Code i+1 starts at the tie itself when it is even, else at the next number of y's own dtype.
     starts = torch.stack([t if i % 2 else torch.nextafter(t, up) for i, t in enumerate(ties)]).to(y.device)
-    magnitude = torch.bucketize(y.abs(), starts, out_int32=True, right=True).to(torch.uint8)
+    magnitude = torch.bucketize(y.abs().contiguous(), starts, out_int32=True, right=True).to(torch.uint8)
     return magnitude | (torch.signbit(y).to(torch.uint8) << 3)
 
 
@@ -70,7 +74,9 @@ def decode_e2m1(codes: Tensor) -> Tensor:
 def pack_e2m1(codes: Tensor) -> Tensor:
     """[..., K] codes → [..., K/2] bytes, the even element in the low nibble. K must be even."""
     if codes.shape[-1] % 2:
-        raise ValueError(f"K = {codes.shape[-1]} is odd; two E2M1 codes share a byte, pad K to an even number")
+        raise ValueError(
+            f"K = {codes.shape[-1]} is odd; two E2M1 codes share a byte, pad K to an even number"
+        )
     return codes[..., 0::2] | (codes[..., 1::2] << 4)
 
 
@@ -84,7 +90,9 @@ def encode_e4m3(y: Tensor) -> Tensor:
     wide = y.to(torch.float64)
     size = wide.abs().clamp_(max=E4M3_MAX)
     binade = floor_log2(size).clamp_(-6, 8)  # below 2^-6 the quantum stays 2^-9: subnormals
-    steps = torch.round(size * pow2(3 - binade))  # 8..16 in a normal binade; 16 carries into the next by itself
+    steps = torch.round(
+        size * pow2(3 - binade)
+    )  # 8..16 in a normal binade; 16 carries into the next by itself
     bits = ((binade + 6) * 8).to(torch.float64).add_(steps)
     bits = torch.where(torch.isnan(wide), float(E4M3_NAN), bits).to(torch.uint8)
     return bits | ((torch.signbit(wide) & ~torch.isnan(wide)).to(torch.uint8) << 7)

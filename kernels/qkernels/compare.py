@@ -11,8 +11,9 @@ from torch import Tensor
 
 from qbench import Mismatch
 
-from .compare_bounds import EPS, Bounds, block_bounds, row_bounds
+from .compare_bounds import EPS, Bounds, block_bounds
 from .compare_report import describe
+from .compare_rows import row_bounds
 from .format import Format
 from .hadamard import rotate
 from .quantize import CHUNK_ELEMENTS, check_input
@@ -31,13 +32,16 @@ def compare_quantized(
     global_scale: Tensor | float | None = None,
     scale: Tensor | float | None = None,
     zero_point: Tensor | int | None = None,
+    error: Tensor | None = None,
 ) -> Mismatch | None:
     """None if `output` is a correct quantization of x [..., K] in `fmt`; else the first wrong place and a likely cause.
 
-    global_scale, scale and zero_point: the static ones the quantizer was given (None: dynamic). Raises as `quantize`
+    global_scale, scale and zero_point: the static ones the quantizer was given (None: dynamic).
+    error, float64 of x's shape: x (then float64) is a result known only to within it, as the product that a fused
+    epilogue quantizes is; block formats, not rotated. Raises as `quantize`
     does if fmt cannot hold x. x and output lie on one device; chunked, nothing larger than 2^25 elements is made.
     """
-    check_input(x, fmt, hadamard)
+    check_input(x if error is None else x.to(torch.float32), fmt, hadamard)
     if problem := _structure(output, x, fmt, hadamard):
         return problem
     k = x.shape[-1]
@@ -50,8 +54,10 @@ def compare_quantized(
     expected = static_scale(scale, x.device) if scale is not None else None
     if scale is None and fmt.granularity == "tensor":
         expected = tensor_scale(list(rows.split(max(1, CHUNK_ELEMENTS // k))), x.device)
-    if zero_point is not None and not bool((flat.zero_point == torch.as_tensor(zero_point).to(x.device)).all()):
-        return Mismatch(f"zero point {output.zero_point} is not the static {zero_point}", 1, 1)
+    if zero_point is not None and flat.zero_point is not None:
+        wrong = int((flat.zero_point != torch.as_tensor(zero_point).to(x.device)).sum())
+        if wrong:
+            return Mismatch(f"zero point is not the static {int(zero_point)}", wrong, flat.zero_point.numel())
     step = max(1, CHUNK_ELEMENTS // k)
     first: tuple[int, Bounds] | None = None
     wrong_scales = wrong_codes = 0
@@ -62,6 +68,10 @@ def compare_quantized(
             bounds = row_bounds(part, piece.to(torch.float32), fmt, expected, static=scale is not None)
         else:
             y, slack = rotated(piece, fmt, hadamard)
+            if error is not None:
+                assert slack is None and fmt.block is not None
+                rooms = error.reshape(-1, k)[start : start + step]
+                slack = rooms.unflatten(-1, (k // fmt.block, fmt.block)).amax(-1)
             bounds = block_bounds(part, y, slack, fmt, x.dtype)
         counts = torch.stack([bounds.scale_bad.sum(), bounds.code_bad.sum()]).tolist()
         wrong_scales, wrong_codes = wrong_scales + counts[0], wrong_codes + counts[1]
@@ -114,7 +124,11 @@ def _global_scale(
     found = float(output.global_scale)
     if supplied is not None:
         wanted = float(static_scale(supplied, rows.device))
-        return None if found == wanted else Mismatch(f"global scale is {found!r}, the static one is {wanted!r}", 1, 1)
+        return (
+            None
+            if found == wanted
+            else Mismatch(f"global scale is {found!r}, the static one is {wanted!r}", 1, 1)
+        )
     low = high = 0.0
     for start in range(0, len(rows), max(1, CHUNK_ELEMENTS // rows.shape[-1])):
         piece = rows[start : start + max(1, CHUNK_ELEMENTS // rows.shape[-1])]
@@ -136,4 +150,6 @@ def _global_scale(
         hint = "inverted: it is the decode scale amax/2688"
     elif found == 1.0:
         hint = "dropped: it is 1"
-    return Mismatch(f"global scale is {found!r}, expected {least!r} .. {most!r}", 1, 1, hint and f"  likely {hint}")
+    return Mismatch(
+        f"global scale is {found!r}, expected {least!r} .. {most!r}", 1, 1, hint and f"  likely {hint}"
+    )

@@ -14,7 +14,14 @@ from .tensor import QTensor
 
 
 def describe(
-    output: QTensor, x: Tensor, fmt: Format, start: int, bounds: Bounds, *, wrong_scales: int, wrong_codes: int
+    output: QTensor,
+    x: Tensor,
+    fmt: Format,
+    start: int,
+    bounds: Bounds,
+    *,
+    wrong_scales: int,
+    wrong_codes: int,
 ) -> Mismatch:
     """Mismatch for 2-D output and x, from the bounds of the first wrong chunk, whose first row is `start`.
 
@@ -22,7 +29,9 @@ def describe(
     """
     if bool(bounds.scale_bad.any()):
         at = tuple(bounds.scale_bad.nonzero()[0].tolist())
-        row, where = (start + at[0], f"row {start + at[0]}, block {at[1]}") if len(at) == 2 else (0, "the tensor")
+        row, where = (
+            (start + at[0], f"row {start + at[0]}, block {at[1]}") if len(at) == 2 else (0, "the tensor")
+        )
         found = output.scale[row, at[1]] if output.scale.ndim == 2 else output.scale[0]
         lines = [f"  scale of {where}: found {_show(found, fmt)}, "
                  f"allowed {_show(bounds.scale_low[at], fmt)} .. {_show(bounds.scale_high[at], fmt)}"]  # fmt: skip
@@ -30,7 +39,12 @@ def describe(
             lines.append(f"  amax of x there: {float(x[row, at[1] * fmt.block :][: fmt.block].abs().amax())!r}"
                          + (" (before the rotation)" if output.hadamard else ""))  # fmt: skip
         lines += _rows_hint(bounds.scale_bad, start) + _scale_hint(output, x, fmt, start, bounds)
-        return Mismatch(f"{fmt.name}: wrong scale", min(wrong_scales, output.scale.numel()), output.scale.numel(), "\n".join(lines))
+        return Mismatch(
+            f"{fmt.name}: wrong scale",
+            min(wrong_scales, output.scale.numel()),
+            output.scale.numel(),
+            "\n".join(lines),
+        )
     r, column = bounds.code_bad.nonzero()[0].tolist()
     block = "" if fmt.block is None else f", block {column // fmt.block}"
     byte = int(output.data[start + r, column // 2 if fmt.packed else column].view(torch.uint8))
@@ -41,7 +55,12 @@ def describe(
         f"  x = {float(x[start + r, column])!r}, x over the stored scale = {float(bounds.y[r, column])!r}",
     ]
     lines += _code_hint(output, fmt, start, bounds) or _rows_hint(bounds.code_bad, start)
-    return Mismatch(f"{fmt.name}: wrong code", wrong_codes, output.data.numel() * (2 if fmt.packed else 1), "\n".join(lines))
+    return Mismatch(
+        f"{fmt.name}: wrong code",
+        wrong_codes,
+        output.data.numel() * (2 if fmt.packed else 1),
+        "\n".join(lines),
+    )
 
 
 def _show(scale: Tensor, fmt: Format) -> str:
@@ -77,7 +96,9 @@ def _scale_hint(output: QTensor, x: Tensor, fmt: Format, start: int, bounds: Bou
     middle = torch.where(found > bounds.scale_high, bounds.scale_high, bounds.scale_low).to(torch.int16)
     steps = (found - middle)[bad].unique()
     if len(steps) == 1 and abs(int(steps)) == 1:
-        return [f"  every wrong scale byte is {int(steps):+d} off: likely the exponent or rounding of the scale"]
+        return [
+            f"  every wrong scale byte is {int(steps):+d} off: likely the exponent or rounding of the scale"
+        ]
     if fmt.levels == 2 and output.hadamard is None:
         amax = x[start : start + len(bad)].to(torch.float64).unflatten(-1, (-1, fmt.block)).abs().amax(-1)
         plain = encode_e4m3(amax / fmt.element.max)
@@ -106,7 +127,9 @@ def _code_hint(output: QTensor, fmt: Format, start: int, bounds: Bounds) -> list
     if bool((off == -1).all()):
         return ["  every wrong code is one step too small: likely truncation instead of rounding"]
     if bool((off == 1).all()):
-        return ["  every wrong code is one step too large: likely ties rounded away from zero, or rounding up"]
+        return [
+            "  every wrong code is one step too large: likely ties rounded away from zero, or rounding up"
+        ]
     return []
 
 

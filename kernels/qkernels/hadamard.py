@@ -17,10 +17,14 @@ def check_hadamard(k: int, n: int) -> None:
     if n < 2 or n & (n - 1):
         raise ValueError(f"Hadamard size {n} is not a power of two >= 2; use 16, 32, 64 or 128")
     if k % n:
-        raise ValueError(f"K = {k} is not a multiple of the Hadamard size {n}; pad K or choose a size that divides it")
+        raise ValueError(
+            f"K = {k} is not a multiple of the Hadamard size {n}; pad K or choose a size that divides it"
+        )
 
 
-def hadamard_matrix(n: int, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+def hadamard_matrix(
+    n: int, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Tensor:
     """[n, n] Sylvester matrix: entries ±1, symmetric, H @ H = n * identity. n is a power of two >= 2."""
     check_hadamard(n, n)
     matrix = torch.ones(1, 1, dtype=dtype, device=device)
@@ -37,11 +41,12 @@ def rotate(x: Tensor, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     check_hadamard(x.shape[-1], n)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    y = x.to(compute).unflatten(-1, (x.shape[-1] // n, n))
+    y: Tensor = x.to(compute).unflatten(-1, (x.shape[-1] // n, n))
     half = 1
     while half < n:
         pairs = y.unflatten(-1, (n // (2 * half), 2, half))
         low, high = pairs[..., 0, :], pairs[..., 1, :]
         y = torch.stack([low + high, low - high], dim=-2).flatten(-3)
         half *= 2
-    return (y / math.sqrt(n)).flatten(-2).to(dtype)
+    y = (y / math.sqrt(n)).flatten(-2)
+    return y.to(dtype)

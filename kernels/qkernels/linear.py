@@ -60,7 +60,9 @@ class QuantizedLinear(nn.Module):
         _check(fmt, self.default_format, activation, static_global_scale)
         assert fmt.block is not None
         if in_features % fmt.block:
-            raise ValueError(f"in_features = {in_features} is not a multiple of the {fmt.name} block {fmt.block}")
+            raise ValueError(
+                f"in_features = {in_features} is not a multiple of the {fmt.name} block {fmt.block}"
+            )
         if hadamard is not None and (hadamard not in fmt.hadamard or in_features % hadamard):
             raise ValueError(f"Hadamard size {hadamard} does not fit {fmt.name} with K = {in_features}; "
                              f"known: {', '.join(map(str, fmt.hadamard))}, and it must divide K")  # fmt: skip
@@ -111,27 +113,32 @@ class QuantizedLinear(nn.Module):
     def quantized_weight(self) -> QTensor:
         """The weight [N, K] as a QTensor of views."""
         shape = (self.out_features, self.in_features)
-        return QTensor(self.weight, self.weight_scale, self.format, shape, self.weight_global_scale, self.hadamard)
+        return QTensor(
+            self.weight, self.weight_scale, self.format, shape, self.weight_global_scale, self.hadamard
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"input has K = {x.shape[-1]}, this layer in_features = {self.in_features}")
+        y = matmul(self.quantize_input(x), self.quantized_weight(), bias=self.bias, out_dtype=x.dtype)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def quantize_input(self, x: Tensor) -> Tensor | QTensor:
+        """[rows, K]: the operand that forward makes of x [..., K], rotated and, for "w4a4", quantized."""
         rows = x.detach().reshape(-1, self.in_features)
         rows = rows if rows.stride(-1) == 1 else rows.contiguous()
-        a: Tensor | QTensor = rows
         if self.activation == "w4a4":
-            a = quantize(rows, self.format, global_scale=self.input_global_scale, hadamard=self.hadamard)
-        elif self.hadamard is not None:
-            a = rotate(rows, self.hadamard, x.dtype)
-        y = matmul(a, self.quantized_weight(), bias=self.bias, out_dtype=x.dtype)
-        return y.reshape(*x.shape[:-1], self.out_features)
+            return quantize(rows, self.format, global_scale=self.input_global_scale, hadamard=self.hadamard)
+        return rows if self.hadamard is None else rotate(rows, self.hadamard, x.dtype)
 
     def memory_bytes(self) -> int:
         """Bytes of the weight's codes, block scales and global scale; the bias is as large as it was."""
         return self.quantized_weight().nbytes
 
     def extra_repr(self) -> str:
-        parts = [f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"]
+        parts = [
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        ]
         parts.append(f"format={self.format.name}, hadamard={self.hadamard}, activation={self.activation}")
         if self.activation == "w4a4" and self.format.levels == 2:
             parts.append(f"global_scale={'dynamic' if self.input_global_scale is None else 'static'}")
@@ -145,7 +152,9 @@ class QuantizedLinear(nn.Module):
         """Refuse weights of another format or rotation: they would decode without an error, to something else."""
         saved = bytes(state.tolist()).decode()
         if saved != self._meaning():
-            raise ValueError(f"the state dict holds {saved}, this layer {self._meaning()}; build the layer like the saved one")
+            raise ValueError(
+                f"the state dict holds {saved}, this layer {self._meaning()}; build the layer like the saved one"
+            )
 
     def _meaning(self) -> str:
         return f"{self.format.name}, hadamard={self.hadamard}"
@@ -174,8 +183,12 @@ class LinearMXFP4(QuantizedLinear):
 
 def _check(fmt: Format, default: Format, activation: str, static: bool) -> None:
     if (fmt.element, fmt.scale) != (default.element, default.scale):
-        raise ValueError(f"format {fmt.name} has other elements or scales than {default.name}; use the layer made for it")
+        raise ValueError(
+            f"format {fmt.name} has other elements or scales than {default.name}; use the layer made for it"
+        )
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     if static and (fmt.levels == 1 or activation != "w4a4"):
-        raise ValueError(f"a static global scale belongs to NVFP4 activations, not to {fmt.name} with {activation}")
+        raise ValueError(
+            f"a static global scale belongs to NVFP4 activations, not to {fmt.name} with {activation}"
+        )

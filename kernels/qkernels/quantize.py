@@ -1,6 +1,6 @@
 """The exact reference quantizer: float64 arithmetic, one rounding per code, integer exponents. Slow and plain.
 
-quantize(x, fmt) covers every `Format`; MX exponent rules are in quantize_mx.py, FP8/INT8 formulas in quantize_scaled.py.
+quantize(x, fmt) covers every `Format`; MX exponent rules: quantize_mx.py, FP8/INT8 formulas: quantize_scaled.py.
 
 Non-finite input. A block, row or tensor that shares a computed scale and holds NaN or inf decodes to NaN: its scale is
 NaN (e4m3 0x7f, e8m0 0xff, fp32 NaN) and its codes are 0. The NVFP4 dynamic global scale is taken over the finite
@@ -50,11 +50,14 @@ def quantize(
     if fmt.block is None:
         return quantize_scaled(x, fmt, scale=scale, zero_point=zero_point, chunk=CHUNK_ELEMENTS)
     if scale is not None or zero_point is not None:
-        raise ValueError(f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8 formats")
+        raise ValueError(
+            f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8 formats"
+        )
     gs: Tensor | None = None
-    if fmt.levels == 2:
-        dynamic = global_scale is None
-        gs = dynamic_global_scale(x, fmt, hadamard) if dynamic else static_scale(global_scale, x.device).reshape(())
+    if global_scale is not None:
+        gs = static_scale(global_scale, x.device).reshape(())
+    elif fmt.levels == 2:
+        gs = dynamic_global_scale(x, fmt, hadamard)
     k = x.shape[-1]
     rows = x.numel() // k
     data = torch.empty(rows, k // 2, dtype=torch.uint8, device=x.device)
@@ -64,7 +67,9 @@ def quantize(
         codes, scales[start : start + len(y)] = quantize_blocks(blocks, fmt, gs)
         data[start : start + len(y)] = pack_e2m1(codes.flatten(-2))
     lead = x.shape[:-1]
-    return QTensor(data.view(*lead, k // 2), scales.view(*lead, k // fmt.block), fmt, tuple(x.shape), gs, hadamard)
+    return QTensor(
+        data.view(*lead, k // 2), scales.view(*lead, k // fmt.block), fmt, tuple(x.shape), gs, hadamard
+    )
 
 
 def quantize_blocks(blocks: Tensor, fmt: Format, gs: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -86,7 +91,10 @@ def quantize_blocks(blocks: Tensor, fmt: Format, gs: Tensor | None) -> tuple[Ten
 
 
 def dynamic_global_scale(x: Tensor, fmt: Format, hadamard: int | None = None) -> Tensor:
-    """float32 0-dim gs = scale_max*max/amax over the finite elements (of the rotated x); 1 for zeros, capped at fp32 max."""
+    """float32 0-dim gs = scale_max*max/amax, amax over the finite elements of the (rotated) x.
+
+    1 for zeros; capped at the largest fp32 for amax below 7.9e-36.
+    """
     amax = torch.zeros((), dtype=torch.float64, device=x.device)
     for _, y in float64_chunks(x, hadamard):
         amax = torch.maximum(amax, torch.where(torch.isfinite(y), y.abs(), 0.0).amax())
@@ -108,7 +116,9 @@ def check_input(x: Tensor, fmt: Format, hadamard: int | None) -> None:
     if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise TypeError(f"cannot quantize {x.dtype}; convert to float16, bfloat16 or float32 first")
     if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"cannot quantize shape {list(x.shape)}; the last axis (K) must hold at least one element")
+        raise ValueError(
+            f"cannot quantize shape {list(x.shape)}; the last axis (K) must hold at least one element"
+        )
     k = x.shape[-1]
     if fmt.block is not None and k % fmt.block:
         raise ValueError(f"K = {k} is not a multiple of the {fmt.name} block {fmt.block}; pad K with zeros to "

@@ -48,13 +48,21 @@ def quantize_scaled(
     parts = [rows[i : i + step] for i in range(0, len(rows), step)]
     if scale is not None:
         scales = static_scale(scale, x.device)
-        zeros = None if zero_point is None else torch.as_tensor(zero_point, dtype=torch.int32).reshape(1).to(x.device)
+        zeros = (
+            None
+            if zero_point is None
+            else torch.as_tensor(zero_point, dtype=torch.int32).reshape(1).to(x.device)
+        )
     elif fmt.granularity == "tensor":
         scales, zeros = tensor_scale(parts, x.device), None
     else:
         pairs = [row_scale(part.to(torch.float32), fmt) for part in parts]
         scales = torch.cat([s for s, _ in pairs]) if pairs else x.new_empty(0, 1, dtype=torch.float32)
-        zeros = None if fmt.symmetric else torch.cat([z for _, z in pairs if z is not None] or [scales.to(torch.int32)])
+        zeros = (
+            None
+            if fmt.symmetric
+            else torch.cat([z for _, z in pairs if z is not None] or [scales.to(torch.int32)])
+        )
     q = torch.empty(rows.shape, dtype=torch.uint8 if fp8 else torch.int8, device=x.device)
     for i, part in enumerate(parts):
         cut = slice(i * step, i * step + len(part))
@@ -64,7 +72,13 @@ def quantize_scaled(
     if scales.ndim == 2:
         scales = scales.view(*x.shape[:-1], 1)
         zeros = None if zeros is None else zeros.view(*x.shape[:-1], 1)
-    return QTensor((q.view(torch.float8_e4m3fn) if fp8 else q).view(x.shape), scales, fmt, tuple(x.shape), zero_point=zeros)
+    return QTensor(
+        (q.view(torch.float8_e4m3fn) if fp8 else q).view(x.shape),
+        scales,
+        fmt,
+        tuple(x.shape),
+        zero_point=zeros,
+    )
 
 
 def encode_rows(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None, *, static: bool) -> Tensor:
@@ -86,7 +100,7 @@ def encode_rows(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None
 def tensor_scale(parts: list[Tensor], device: torch.device) -> Tensor:
     """float32 [1] amax/448 over all parts; NaN if any element is not finite, 0 for zeros."""
     amax = torch.zeros(1, dtype=torch.float32, device=device)
-    for part in parts:
+    for part in filter(len, parts):
         amax = torch.maximum(amax, part.abs().amax().to(torch.float32))  # amax and maximum propagate NaN
     return _nan_unless_finite(amax, divide(amax, 448.0))
 
@@ -127,8 +141,12 @@ def _check_static(fmt: Format, scale: Tensor | float | None, zero_point: Tensor 
 def static_scale(value: Tensor | float, device: torch.device) -> Tensor:
     """A supplied scale as float32 [1] on device; must be one finite number > 0, and float32 if a tensor."""
     if isinstance(value, Tensor) and (value.dtype != torch.float32 or value.numel() != 1):
-        raise TypeError(f"a scale must be one float32 value, got {value.dtype} {list(value.shape)}; convert with .float()")
+        raise TypeError(
+            f"a scale must be one float32 value, got {value.dtype} {list(value.shape)}; convert with .float()"
+        )
     scale = torch.as_tensor(value, dtype=torch.float32).reshape(1).to(device)
     if not (bool(torch.isfinite(scale)) and float(scale) > 0):
-        raise ValueError(f"scale {float(scale)} is not a finite number > 0; a NaN or negative scale decodes to nonsense")
+        raise ValueError(
+            f"scale {float(scale)} is not a finite number > 0; a NaN or negative scale decodes to nonsense"
+        )
     return scale

@@ -26,14 +26,21 @@ def matmul(a: Tensor | QTensor, b: Tensor | QTensor, *, bias: Tensor | None = No
 
 
 def magnitude(a: Tensor | QTensor, b: Tensor | QTensor) -> Tensor:
-    """|A| |B|^T as float64 [M, N] to within 1%: operands brought to amax ~1 by a power of two, product in fp32."""
+    """|A| |B|^T as float64 [M, N] to within 1%: operands brought to amax ~1 by a power of two, product in fp32.
+
+    On CUDA in bf16 with fp32 sums: three roundings of 2^-9, and a tenth of the time.
+    """
     check_operands(a, b)
     left, left_unit = _normalised(a)
     parts = []
     for start in range(0, b.shape[0], ROWS_AT_ONCE):
         right, right_unit = _normalised(_rows(b, start))
         parts.append((left @ right.T).to(torch.float64) * (left_unit * right_unit))
-    out = torch.cat(parts, dim=1) if parts else torch.zeros(left.shape[0], 0, dtype=torch.float64, device=left.device)
+    out = (
+        torch.cat(parts, dim=1)
+        if parts
+        else torch.zeros(left.shape[0], 0, dtype=torch.float64, device=left.device)
+    )
     return out * (_alpha(a) * _alpha(b)).abs()
 
 
@@ -56,9 +63,13 @@ def int8_matmul(a: QTensor, b: QTensor, *, bias: Tensor | None = None) -> Tensor
 def check_operands(a: Tensor | QTensor, b: Tensor | QTensor) -> None:
     """ValueError unless a [M, K] and b [N, K] can be multiplied: 2-D, same K, same rotation."""
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [M, K] and [N, K]; b is not transposed")
+        raise ValueError(
+            f"a {list(a.shape)} and b {list(b.shape)} must be [M, K] and [N, K]; b is not transposed"
+        )
     if isinstance(a, QTensor) and isinstance(b, QTensor) and a.hadamard != b.hadamard:
-        raise ValueError(f"a is rotated by {a.hadamard}, b by {b.hadamard}; rotate both by the same size or neither")
+        raise ValueError(
+            f"a is rotated by {a.hadamard}, b by {b.hadamard}; rotate both by the same size or neither"
+        )
 
 
 def _exact(t: Tensor | QTensor) -> Tensor:
@@ -77,4 +88,4 @@ def _normalised(t: Tensor | QTensor) -> tuple[Tensor, Tensor]:
     size = _exact(t).abs()
     amax = size.amax() if size.numel() else size.new_zeros(())
     unit = pow2(floor_log2(amax).clamp(-500, 500))
-    return (size / unit).to(torch.float32), unit
+    return (size / unit).to(torch.bfloat16 if size.is_cuda else torch.float32), unit

@@ -46,8 +46,9 @@ class QTensor:
         if self.format.block is not None:
             expected = (*lead, k // self.format.block)
             if tuple(self.scale.shape) != expected or self.scale.dtype != torch.uint8:
-                raise ValueError(f"{self.format.name} scales must be uint8 {list(expected)}, got {self.scale.dtype} "
-                                 f"{list(self.scale.shape)}; undo a swizzle with from_blocked, view as uint8")  # fmt: skip
+                raise ValueError(f"{self.format.name} scales must be uint8 {list(expected)}, got "
+                                 f"{self.scale.dtype} {list(self.scale.shape)}; "
+                                 "undo a swizzle with from_blocked, view as uint8")  # fmt: skip
         if (self.format.levels == 2) != (self.global_scale is not None):
             raise ValueError(f"{self.format.name} has {self.format.levels} scale level(s); "
                              f"global_scale must {'not ' if self.format.levels == 1 else ''}be given")  # fmt: skip
@@ -59,7 +60,9 @@ class QTensor:
     @property
     def nbytes(self) -> int:
         """Bytes held: data, scales, zero points and the global scale."""
-        return sum(t.nbytes for t in (self.data, self.scale, self.global_scale, self.zero_point) if t is not None)
+        return sum(
+            t.nbytes for t in (self.data, self.scale, self.global_scale, self.zero_point) if t is not None
+        )
 
     @property
     def alpha(self) -> Tensor:
@@ -106,16 +109,21 @@ class QTensor:
     def rows(self, start: int, stop: int) -> QTensor:
         """Rows start:stop of a 2-D tensor, as views."""
         if len(self.shape) != 2:
-            raise ValueError(f"rows() takes a 2-D QTensor, this one has shape {self.shape}; flatten the leading axes first")
+            raise ValueError(
+                f"rows() takes a 2-D QTensor, got shape {self.shape}; flatten the leading axes first"
+            )
         cut = slice(start, stop)
         shared = self.format.granularity == "tensor" or self.scale.ndim < 2
         data = self.data[cut]
         scale = self.scale if shared else self.scale[cut]
         zero = self.zero_point if shared or self.zero_point is None else self.zero_point[cut]
-        return dataclasses.replace(self, data=data, scale=scale, shape=(data.shape[0], self.shape[1]), zero_point=zero)
+        return dataclasses.replace(
+            self, data=data, scale=scale, shape=(data.shape[0], self.shape[1]), zero_point=zero
+        )
 
     def to(self, device: torch.device | str) -> QTensor:
         """Copy on that device."""
-        moved = {name: None if (t := getattr(self, name)) is None else t.to(device)
-                 for name in ("data", "scale", "global_scale", "zero_point")}  # fmt: skip
-        return dataclasses.replace(self, **moved)
+        gs = None if self.global_scale is None else self.global_scale.to(device)
+        zero = None if self.zero_point is None else self.zero_point.to(device)
+        data, scale = self.data.to(device), self.scale.to(device)
+        return dataclasses.replace(self, data=data, scale=scale, global_scale=gs, zero_point=zero)

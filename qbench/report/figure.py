@@ -61,8 +61,8 @@ def plot_png(run: Run, sheet: Sheet) -> bytes:
         )
         drawn.append((label, color, place[timed[-1].x], rate(timed[-1].result) or math.nan))
         rates += [y for y in ys if y > 0]
+    rates += _ceilings(axes, run, sheet, unit, place)
     _scales(axes, sheet, list(place.values()), rates)
-    _ceilings(axes, run, sheet, unit, place)
     axes.set_xlabel(_plain(sheet.x or "case"))
     axes.set_ylabel(f"throughput [{unit}], median with p20–p80")
     axes.set_title(_plain(f"{run.device.name}\n{sheet.title}"), fontsize=11, loc="left")
@@ -129,6 +129,7 @@ def _scales(axes: Axes, sheet: Sheet, xs: list[float], rates: list[float]) -> No
         axes.set_xticks(ticks, texts)
     if max(rates) / min(rates) > _WIDE:
         axes.set_yscale("log")
+        axes.set_ylim(top=1.6 * max(rates))
         axes.yaxis.set_major_formatter(FuncFormatter(text))
     else:
         axes.set_ylim(bottom=0)
@@ -145,20 +146,23 @@ def _thinned(xs: list[float], apart: float = 1.55) -> list[float]:
     return kept
 
 
-def _ceilings(axes: Axes, run: Run, sheet: Sheet, unit: str, place: dict[Any, float]) -> None:
-    """Dashed: the matrix rate, and what the copy bandwidth allows for the bytes this operation declares."""
+def _ceilings(axes: Axes, run: Run, sheet: Sheet, unit: str, place: dict[Any, float]) -> list[float]:
+    """Dashed: the matrix rate, and what the copy bandwidth allows for the bytes this operation declares.
+
+    Returns the heights that the scale has to reach.
+    """
     if run.ceilings is None:
-        return
+        return []
     gbps, top = run.ceilings.copy_gbps, run.ceilings.matmul_tflops
     copy = f"copy, {number(gbps)} GB/s"
     if unit == "GB/s":
         axes.axhline(gbps, color=_CEILING, ls="--", lw=1.2, zorder=1, label=copy)
-        return
+        return [gbps]
     matmul = f"{run.ceilings.matmul_dtype} matmul, {number(top)} TFLOP/s"
     axes.axhline(top, color=_CEILING, ls="--", lw=1.2, zorder=1, label=matmul)
     own: Line | None = next((line for line in sheet.lines if line.own), None)
     if own is None or not sheet.numeric:
-        return
+        return [top]
     reach = [
         (place[point.x], point.result.flops / point.result.bytes * gbps / 1e3)
         for point in own.points
@@ -166,10 +170,11 @@ def _ceilings(axes: Axes, run: Run, sheet: Sheet, unit: str, place: dict[Any, fl
     ]
     below = [index for index, (_, rate) in enumerate(reach) if rate < top]
     if len(reach) < 2 or not below:
-        return
+        return [top]
     curve = reach[: below[-1] + 2]  # up to the first point where the matrix rate takes over
     text = _plain(f"{copy}, at the bytes of {sheet.op}")
     axes.plot(*zip(*curve, strict=True), color=_CEILING, ls=":", lw=1.6, zorder=1, label=text, scaley=False)
+    return [top]
 
 
 def _label_ends(axes: Axes, drawn: list[tuple[str, str, float, float]]) -> None:
@@ -202,6 +207,7 @@ def _label_ends(axes: Axes, drawn: list[tuple[str, str, float, float]]) -> None:
                 "alpha": 0.6,
                 "shrinkA": 1,
                 "shrinkB": 3,
+                "relpos": (0, 0.5),
             },
         )
 

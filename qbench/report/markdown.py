@@ -5,9 +5,9 @@ GitHub drops a step summary of more than 1 MiB entirely, so tables are left out,
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from qbench.report.cells import Footnotes, Grid, legend, sheet_grid
 from qbench.report.sheets import make_sheets
@@ -43,14 +43,11 @@ def markdown_report(run: Run, *, limit_bytes: int = LIMIT_BYTES) -> str:
     return text if len(text.encode()) <= limit_bytes else ""
 
 
-def append_step_summary(run: Run, path: str | None = None) -> bool:
-    """Append to the workflow step's summary ($GITHUB_STEP_SUMMARY); False where there is none or it is full."""
-    path = path or os.environ.get("GITHUB_STEP_SUMMARY", "")
-    if not path:
-        return False
-    already = os.path.getsize(path) if os.path.exists(path) else 0
+def append_step_summary(path: Path, run: Run) -> bool:
+    """Append to a workflow step's summary, the file named by $GITHUB_STEP_SUMMARY; False where it is full."""
+    already = path.stat().st_size if path.exists() else 0
     text = markdown_report(run, limit_bytes=LIMIT_BYTES - already)
-    with open(path, "a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(text)
     return bool(text)
 

@@ -72,11 +72,11 @@ class Sweep:
     def cubes_and_layers(self, **axes: Any) -> list[Workload]:
         """128^3 to 4096^3, then M x 4096 x {4096, 11008}: shapes of the NVFP4 GEMM document."""
         cubes = [(size, size, size) for size in (CUBES[:3] if self.small else CUBES)]
-        layers = [(m, 1024, 512) for m in (1, 8)] if self.small else list(LAYERS)
+        layers = [(m, 1536, 512) for m in (1, 8)] if self.small else list(LAYERS)
         return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in cubes + layers]
 
     def layers(self, **axes: Any) -> list[Workload]:
-        shapes = [(m, 1024, 512) for m in (1, 8)] if self.small else list(LAYERS)
+        shapes = [(m, 1536, 512) for m in (1, 8)] if self.small else list(LAYERS)
         return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in shapes]
 
     def activations(self, **axes: Any) -> list[Workload]:

@@ -1,7 +1,7 @@
 """LinearNVFP4 and LinearMXFP4 end to end on 4096-wide layers; the bf16 product of the shape stands beside them."""
 
 from qkernels.format import MXFP4, NVFP4
-from qkernels.ops.linear import linear
+from qkernels.linear_op import linear
 from qkernels.providers.torch_gemm import module_forward
 
 

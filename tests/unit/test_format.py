@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from qkernels.codec import decode_e4m3
-from qkernels.format import FORMATS, FP8_TOKEN, INT8, INT8_ASYM, MXFP4, MXFP4_ABS_MAX, NVFP4, Format, get_format
+from qkernels.format import (
+    FORMATS,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    MXFP4,
+    MXFP4_ABS_MAX,
+    NVFP4,
+    Format,
+    get_format,
+)
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 
@@ -24,7 +34,9 @@ def x() -> torch.Tensor:
 
 def test_names_are_unique_and_an_unknown_one_lists_the_known():
     assert all(get_format(name).name == name for name in FORMATS)
-    with pytest.raises(ValueError, match=r"unknown format 'nvpf4' \(did you mean 'nvfp4'\?\); known: nvfp4, .*int8_asym"):
+    with pytest.raises(
+        ValueError, match=r"unknown format 'nvpf4' \(did you mean 'nvfp4'\?\); known: nvfp4, .*int8_asym"
+    ):
         get_format("nvpf4")
 
 
@@ -94,7 +106,13 @@ def test_a_qtensor_refuses_shapes_and_dtypes_that_contradict_its_format(x: torch
     with pytest.raises(ValueError, match="global_scale must be given"):
         dataclasses.replace(q, global_scale=None)
     with pytest.raises(ValueError, match="must not be given"):
-        QTensor(torch.zeros(1, 16, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.uint8), MXFP4, (1, 32), torch.ones(()))
+        QTensor(
+            torch.zeros(1, 16, dtype=torch.uint8),
+            torch.zeros(1, 1, dtype=torch.uint8),
+            MXFP4,
+            (1, 32),
+            torch.ones(()),
+        )
 
 
 def test_quantize_names_the_value_and_the_remedy():

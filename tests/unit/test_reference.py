@@ -20,7 +20,9 @@ def test_one_product_by_hand():
     a = quantize(torch.tensor([[6.0] + [0.0] * 31]), MXFP4_ABS_MAX)
     b = quantize(torch.tensor([[3.0] + [0.0] * 31, [-1.5] + [0.0] * 31]), MXFP4)
     # abs_max: s = 4, code e2m1(4.5) = 4, value 16/3; floor keeps 3 and -1.5
-    assert matmul(a, b, bias=torch.tensor([0.5, 0.0])).tolist() == [[pytest.approx(16.5), pytest.approx(-8.0)]]
+    assert matmul(a, b, bias=torch.tensor([0.5, 0.0])).tolist() == [
+        [pytest.approx(16.5), pytest.approx(-8.0)]
+    ]
     assert magnitude(a, b).tolist() == [[pytest.approx(16.0), pytest.approx(8.0)]]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from qbench.report import (
     write_report,
 )
 from qbench.report.cells import number
-from qbench.report.figure import spread
+from qbench.report.figure import plot_png, spread
 from qbench.report.markdown import escape
 from qbench.report.plots import plot_names, write_plots
 from qbench.result import Ceilings, Device, Judgement, Result, Run, Times, Verdict, read_run
 
 H200 = Device("cuda", "NVIDIA H200", "9.0", 132, 140)
+CEILINGS = Ceilings(4000.0, 700.0)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -64,7 +67,7 @@ def hadamard(provider: str, us: float | None, m: int, had: int, **changes: Any) 
     return with_(made, alongside=("bf16_gemm",), **changes)
 
 
-def run_of(*results: Result, device: Device = H200, ceilings: Ceilings | None = Ceilings(4000.0, 700.0)) -> Run:
+def run_of(*results: Result, device: Device = H200, ceilings: Ceilings | None = CEILINGS) -> Run:
     return Run(1, "2026-01-01T00:00:00+00:00", device, {"torch": "2.13.0"}, results, ceilings)
 
 
@@ -121,7 +124,10 @@ def test_companion_of_another_shape_does_not_join_and_keeps_its_own_sheet() -> N
             result("bf16_gemm", "torch-bf16", 6.0, m=2, n=64, k=64),
         ]
     )
-    assert [(sheet.op, len(sheet.lines)) for sheet in sheets] == [("nvfp4_hadamard_gemm", 1), ("bf16_gemm", 1)]
+    assert [(sheet.op, len(sheet.lines)) for sheet in sheets] == [
+        ("nvfp4_hadamard_gemm", 1),
+        ("bf16_gemm", 1),
+    ]
     assert sheets[0].reference is None
 
 
@@ -202,7 +208,9 @@ def test_every_result_is_on_some_sheet() -> None:
 
 
 def test_a_row_holds_time_rates_share_and_speedup() -> None:
-    run = run_of(result("bf16_gemm", "torch-bf16", 20.0, m=256, n=8192, k=4096), hadamard("nvfp4", 40.0, 256, 16))
+    run = run_of(
+        result("bf16_gemm", "torch-bf16", 20.0, m=256, n=8192, k=4096), hadamard("nvfp4", 40.0, 256, 16)
+    )
     text = terminal_report(run)
     (row,) = lines_with(text, "nvfp4 ", "×")
     # 2·256·8192·4096 flops in 40 µs = 429 TFLOP/s, 61% of 700; 2·(256 + 8192)·4096 bytes = 1730 GB/s, 43% of 4000
@@ -267,7 +275,9 @@ def test_summary_names_regressions_with_interval_effect_and_runs() -> None:
 
 def test_summary_counts_verdicts_and_says_what_was_compared_with_nothing() -> None:
     kinds = [Verdict.SAME] * 3 + [Verdict.FASTER, Verdict.INCONCLUSIVE] + [Verdict.NO_BASELINE] * 2
-    results = [hadamard("p", 9.0, m, 16, judgement=verdict(kind, "why so")) for m, kind in enumerate(kinds, 1)]
+    results = [
+        hadamard("p", 9.0, m, 16, judgement=verdict(kind, "why so")) for m, kind in enumerate(kinds, 1)
+    ]
     text = terminal_summary(run_of(*results, hadamard("p", 9.0, 99, 16)))
     assert "3 same, 1 faster, 1 unclear, 2 no baseline, 1 not judged" in text
     assert "2 of 8 timed cases were compared with nothing; record them with --qbench-update" in text
@@ -356,10 +366,15 @@ def test_numbers_are_never_written_with_an_exponent(value: float, text: str) -> 
 
 
 def test_markdown_has_the_summary_and_a_foldable_table() -> None:
-    run = run_of(result("bf16_gemm", "torch-bf16", 20.0, m=256, n=8192, k=4096), hadamard("nvfp4", 40.0, 256, 16))
+    run = run_of(
+        result("bf16_gemm", "torch-bf16", 20.0, m=256, n=8192, k=4096), hadamard("nvfp4", 40.0, 256, 16)
+    )
     text = markdown_report(run)
     assert text.startswith("## qbench on NVIDIA H200\n")
-    assert "<details><summary>nvfp4_hadamard_gemm  n=8192  k=4096  had=16 (2 rows)</summary>\n\n|m|provider|µs|" in text
+    assert (
+        "<details><summary>nvfp4_hadamard_gemm  n=8192  k=4096  had=16 (2 rows)</summary>\n\n|m|provider|µs|"
+        in text
+    )
     assert "||nvfp4|40.00|[39.20–42.00]|429|1730|61% c|0.500×|" in text
 
 
@@ -388,17 +403,14 @@ def test_markdown_cuts_a_summary_that_is_too_long_by_whole_lines() -> None:
     assert all(line.endswith("3.1%") for line in lines_with(text, "- nvfp4_hadamard_gemm"))
 
 
-def test_step_summary_is_appended_within_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_summary_is_appended_within_what_is_left(tmp_path: Path) -> None:
     run = run_of(hadamard("p", 9.0, 1, 16))
     path = tmp_path / "summary.md"
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    assert not append_step_summary(run)
-    path.write_text("before\n")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-    assert append_step_summary(run)
-    assert path.read_text(encoding="utf-8") == "before\n" + markdown_report(run)
+    assert append_step_summary(path, run)
+    assert append_step_summary(path, run)
+    assert path.read_text(encoding="utf-8") == 2 * markdown_report(run)
     path.write_bytes(b"x" * (1 << 20))
-    assert not append_step_summary(run)
+    assert not append_step_summary(path, run)
     assert path.stat().st_size == 1 << 20
 
 
@@ -416,7 +428,9 @@ def test_plot_names_cannot_collide() -> None:
     results = []
     for m in (1, 2):
         results += [result("op", "p", 1.0, m=m, n=18), result("op", "p", 1.0, m=m, n1=8)]  # both n18
-        results += [result("op", "p", 1.0, m=m, kind=kind) for kind in ("γ", "δ", "A", "a", "x" * 300, "x" * 301)]
+        results += [
+            result("op", "p", 1.0, m=m, kind=kind) for kind in ("γ", "δ", "A", "a", "x" * 300, "x" * 301)
+        ]
     names = plot_names(make_sheets(results))
     assert len({name.lower() for name in names}) == len(names) == 8
     assert max(len(name) for name in names) < 255
@@ -425,8 +439,12 @@ def test_plot_names_cannot_collide() -> None:
 
 def test_plots_are_written_for_one_point_many_lines_words_and_odd_names(tmp_path: Path) -> None:
     results = [result("single", "p", 2.0, m=16, n=64, k=64)]
-    results += [result("many", f"provider-{i}", 2.0 + i / 100, m=m, n=64, k=64) for i in range(20) for m in (1, 64)]
-    results += [result("words", p, 2.0, dtype=dtype) for p in ("_hidden", "$cost$") for dtype in ("γ", "日本", "$a")]
+    results += [
+        result("many", f"provider-{i}", 2.0 + i / 100, m=m, n=64, k=64) for i in range(20) for m in (1, 64)
+    ]
+    results += [
+        result("words", p, 2.0, dtype=dtype) for p in ("_hidden", "$cost$") for dtype in ("γ", "日本", "$a")
+    ]
     results += [with_(result("zero", "p", 2.0, m=m), alongside=()) for m in (0, 4)]
     results += [hadamard("partly", None if m == 4 else 5.0, m, 16) for m in (1, 4, 16)]
     paths, note = write_plots(tmp_path, run_of(*results))
@@ -441,11 +459,36 @@ def test_a_sheet_without_times_has_no_plot(tmp_path: Path) -> None:
     assert note == "no plots: nothing was timed"
 
 
+def test_the_picture_reaches_up_to_the_ceiling_and_says_its_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **more: (drawn.append(self), save(self, *args, **more))
+    )
+    words = make_sheets([result("q", "p", 2.0, dtype=word) for word in ("half", "float")])[0]
+    partly = [hadamard("p", us, m, 16) for m, us in ((1, 9.0), (4, None), (16, 9.0))]
+    for sheet in (words, make_sheets(partly)[0]):
+        plot_png(run_of(), sheet)
+    first, second = (figure.axes[0] for figure in drawn)
+    assert first.get_ylim()[0] == 0
+    assert first.get_ylim()[1] > 4000
+    assert first.get_ylabel() == "throughput [GB/s], median with p20–p80"
+    assert second.get_ylim()[1] > 700
+    assert second.get_ylabel() == "throughput [TFLOP/s], median with p20–p80"
+    assert (second.get_xscale(), second.get_xlabel()) == ("log", "m")
+    assert second.get_title(loc="left") == "NVIDIA H200\nnvfp4_hadamard_gemm  n=8192  k=4096  had=16"
+    line = next(each for each in second.get_lines() if list(each.get_xdata()) == [1, 4, 16])
+    assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False], "a failed case is not bridged"
+    assert "p" in {text.get_text() for text in second.texts}
+
+
 def test_labels_are_pushed_apart_but_keep_their_order() -> None:
     assert spread([0.2, 0.5], 0.1) == [0.2, 0.5]
     placed = spread([0.5, 0.5, 0.98, 0.99], 0.1)
     assert placed == sorted(placed)
-    assert all(after - before > 0.0999 for before, after in zip(placed, placed[1:], strict=False))
+    assert all(after - before > 0.0999 for before, after in pairwise(placed))
     assert placed[-1] <= 1.0
 
 
@@ -464,7 +507,9 @@ def test_report_folder_holds_data_table_and_plots(tmp_path: Path) -> None:
     assert written.notes == ()
 
 
-def test_report_without_matplotlib_says_so_and_writes_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_without_matplotlib_says_so_and_writes_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     written = write_report(tmp_path, sweep())
     assert written.notes == ("no plots: matplotlib is not installed; pip install 'pytest-qbench[plots]'",)

@@ -7,12 +7,26 @@ import torch
 
 from qkernels.swizzle import from_blocked, to_blocked
 
-SHAPES = [(1, 1), (1, 4), (31, 3), (32, 4), (33, 5), (127, 7), (128, 4), (129, 9), (256, 8), (300, 13), (128, 512)]
+SHAPES = [
+    (1, 1),
+    (1, 4),
+    (31, 3),
+    (32, 4),
+    (33, 5),
+    (127, 7),
+    (128, 4),
+    (129, 9),
+    (256, 8),
+    (300, 13),
+    (128, 512),
+]
 
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 def test_every_scale_lands_at_the_documented_offset(rows: int, cols: int):
-    scale = torch.randint(1, 256, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(rows))
+    scale = torch.randint(
+        1, 256, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(rows)
+    )
     flat = to_blocked(scale)
     wide = -(-cols // 4)
     r, c = torch.arange(rows)[:, None], torch.arange(cols)[None]
@@ -25,7 +39,9 @@ def test_every_scale_lands_at_the_documented_offset(rows: int, cols: int):
 
 @pytest.mark.parametrize(("rows", "cols"), [*SHAPES, (0, 4), (0, 0)])
 def test_from_blocked_inverts_and_drops_poisoned_padding(rows: int, cols: int):
-    scale = torch.randint(0, 255, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(cols))
+    scale = torch.randint(
+        0, 255, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(cols)
+    )
     flat = to_blocked(scale)
     used = to_blocked(torch.ones_like(scale)) == 1
     poisoned = torch.where(used, flat, 255).to(torch.uint8)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qbench import Cost, GemmBound, Mismatch, Op, Workload
+from qbench import Cost, GemmBound, Mismatch, Op, Workload, gemm_error
 from qkernels import reference
 from qkernels.compare import compare_quantized
 from qkernels.format import Format
@@ -106,9 +106,9 @@ def gemm_quantize(fmt: Format) -> Op:
         output: QTensor, inputs: tuple[Any, ...], reference_: Callable[..., Any], accumulator: str
     ) -> Mismatch | None:
         a, b, global_scale = inputs
-        product_bound_ = _accumulation_error(a, b, accumulator)
         y = reference.matmul(a, b)
-        return compare_quantized(output, y, fmt, global_scale=global_scale, slack=product_bound_)
+        error = gemm_error(y, reference.magnitude(a, b), a.shape[1], accumulator)
+        return compare_quantized(output, y, fmt, global_scale=global_scale, error=error)
 
     def cost(workload: Workload) -> Cost:
         m, n, k = _mnk(workload)
@@ -131,12 +131,6 @@ def _product_and_operand(
     y, quantized = output
     wrong = compare_quantized(quantized, x, w.format, hadamard=w.hadamard)
     return wrong or product_bound()(y, (quantized, w), reference.matmul, accumulator)
-
-
-def _accumulation_error(a: QTensor, b: QTensor, accumulator: str) -> Tensor:
-    from qbench import gemm_error
-
-    return gemm_error(reference.matmul(a, b), reference.magnitude(a, b), a.shape[1], accumulator)
 
 
 def _take_rows(operands: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:

@@ -68,6 +68,8 @@ def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = 
     with torch.cuda.device_of(x):
         amax_kernel[(programs,)](
             x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
-            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8 if hadamard is None else 4,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only,
+            # fp32 tiles in flight would need 102 kB of shared memory, more than sm_89 has, and spill
+            num_warps=8, num_stages=1 if x.dtype == torch.float32 else 3, enable_fp_fusion=False,
         )  # fmt: skip
     return partial

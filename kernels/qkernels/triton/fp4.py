@@ -1,4 +1,4 @@
-"""Device functions that the quantizing kernels share: rounding to E2M1 and E4M3, and the Hadamard of a tile.
+"""Device functions that the quantizing kernels share: rounding, division, and the Hadamard of a tile.
 
 Rounding by a magic number. For y in the binade of 2^e whose quantum is q, `y + M` with M = 2^23 * q has a
 spacing of exactly q, so the fp32 addition itself rounds y to the nearest multiple of q, ties to even, and the
@@ -69,32 +69,58 @@ def encode_e4m3(y):
 
 
 @triton.jit
+def correct_quotient(x, divisor, inverse):
+    """x/divisor rounded once, from inverse = fl(1/divisor) (Markstein 1990): the remainder of a first quotient is
+    exact in a fused multiply-add. Three operations, against nine and a branch of `div_rn`. Every quotient and
+    remainder that matters must be in fp32's normal range; an infinite first quotient gives NaN.
+    """
+    quotient = x * inverse
+    return tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)
+
+
+@triton.jit
+def divide_by_scale(x, scale):
+    """x/scale rounded once, for a scalar scale > 0 of any size; beyond +-2^23 it saturates, NaN stays NaN."""
+    factor = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60 times 2^80
+    factor = tl.where(scale > 1.152921504606847e18, 8.271806125530277e-25, factor)  # above 2^60 times 2^-80
+    divisor = scale * factor  # exact, and x * factor is too wherever the quotient is not tiny or saturated
+    limit = divisor * 8388608.0
+    bounded = tl.clamp(x * factor, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+    return correct_quotient(bounded, divisor, tl.div_rn(1.0, divisor))
+
+
+@triton.jit
 def encode_nvfp4(y, encode_scale):
     """fp32 [BLOCKS, 16] and the fp32 encode scale gs -> (codes int32 [BLOCKS, 16], scale bytes int32 [BLOCKS]).
 
-    s = e4m3(min(amax*gs/6, 448)), code = e2m1(y*gs/s). Two fp32 roundings in the scale, three in the code, so
-    each is within 2^-22 of the exact quotient before its last rounding. y*gs comes first: gs/s can overflow.
+    s = e4m3(min(amax*gs/6, 448)), code = e2m1(y*gs/s). Two fp32 roundings in the scale; in the code two and
+    the reciprocal's two units in the last place: each is within 2^-21 of the exact quotient before its last
+    rounding. y*gs comes first, for gs/s can overflow. amax*gs = inf gives NaN, and the minimum makes it 448.
     A block holding inf or NaN gets the scale byte 0x7f; its codes, and those under s = 0, are 0.
     """
     amax_bits = tl.max(magnitude_bits(y), axis=1)
     amax = amax_bits.to(tl.float32, bitcast=True)
-    byte, scale = round_e4m3(tl.minimum(tl.div_rn(amax * encode_scale, 6.0), 448.0))
+    byte, scale = round_e4m3(tl.minimum(correct_quotient(amax * encode_scale, 6.0, 1.0 / 6.0), 448.0))
     finite = amax_bits < 0x7F800000
     coded = finite & (scale > 0.0)
-    inverse = tl.div_rn(1.0, tl.where(coded, scale, 1.0))
+    inverse = 1.0 / tl.where(coded, scale, 1.0)
     codes = encode_e2m1((y * encode_scale) * inverse[:, None])
     return tl.where(coded[:, None], codes, 0), tl.where(finite, byte, 0x7F)
 
 
 @triton.jit
 def hadamard_tile(N: tl.constexpr, DTYPE: tl.constexpr):
-    """The [N, N] Sylvester matrix of +1 and -1: H[i, j] = (-1)^(number of ones in i & j). N <= 256."""
+    """[N, N] Sylvester matrix of +1 and -1, H[i, j] = (-1)^(number of ones in i & j), N <= 256.
+
+    In the dtype that multiplies x of DTYPE: its own, or bf16 for fp32 (see rotate_tile).
+    """
     index = tl.arange(0, N)
     shared = index[:, None] & index[None, :]
     shared = shared ^ (shared >> 4)
     shared = shared ^ (shared >> 2)
     shared = shared ^ (shared >> 1)
-    return (1 - 2 * (shared & 1)).to(DTYPE)
+    sign = (1 - 2 * (shared & 1)).to(tl.float32)
+    return sign.to(tl.bfloat16 if DTYPE == tl.float32 else DTYPE)
 
 
 @triton.jit
@@ -103,8 +129,19 @@ def rotate_tile(x, matrix, N: tl.constexpr):
 
     H stays +-1, exact in every dtype, and products with it are exact; sums are fp32. 1/sqrt(N) is applied in
     fp32, because 1/sqrt(32) and 1/sqrt(128) in bf16 bias a product of two rotated operands by -2.1e-4.
+    fp32 x is the exact sum of three bf16 numbers (its 24 bits, eight at a time), so it too runs on tensor
+    cores; an fp32 dot at N = 128 needs more registers than there are (10 kB of spills a thread, sm_90).
     """
     groups: tl.constexpr = x.numel // N
     root: tl.constexpr = N**-0.5
-    total = tl.dot(tl.reshape(x, (groups, N)), matrix, input_precision="ieee")
+    x = tl.reshape(x, (groups, N))
+    if x.dtype == tl.float32:
+        high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+        rest = x - high
+        middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+        total = tl.dot((rest - middle).to(tl.bfloat16), matrix)
+        total = tl.dot(middle.to(tl.bfloat16), matrix, total)
+        total = tl.dot(high.to(tl.bfloat16), matrix, total)
+    else:
+        total = tl.dot(x, matrix)
     return total * root

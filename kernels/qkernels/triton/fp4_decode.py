@@ -19,15 +19,16 @@ import triton.language as tl
 E8M0_UNIT = 4.0
 """What a tile of MXFP4 must be multiplied by."""
 
+
 @triton.jit
 def decode_e2m1(code, DTYPE: tl.constexpr, QUARTER: tl.constexpr):
     """Codes 0..15 in any integer dtype -> their values (or a quarter of them) in DTYPE (bf16, fp16 or fp32)."""
     unit: tl.constexpr = 2.0**124 if QUARTER else 2.0**126
-    if DTYPE == tl.float32:
+    if tl.float32 == DTYPE:
         wide = code.to(tl.uint32)
         bits = ((wide & 7) << 22) | ((wide & 8) << 28)
         value = bits.to(tl.float32, bitcast=True) * unit
-    elif DTYPE == tl.float16:
+    elif tl.float16 == DTYPE:
         wide = code.to(tl.uint16)
         bits = ((wide & 7) << 9) | ((wide & 8) << 12)
         tl.static_assert(not QUARTER, "a quarter of e2m1 is for E8M0 scales, which fp16 cannot hold")
@@ -42,11 +43,11 @@ def decode_e2m1(code, DTYPE: tl.constexpr, QUARTER: tl.constexpr):
 @triton.jit
 def decode_e4m3(byte, DTYPE: tl.constexpr):
     """E4M3fn bytes -> their values in DTYPE; 0x7f and 0xff are NaN."""
-    if DTYPE == tl.float32:
+    if tl.float32 == DTYPE:
         wide = byte.to(tl.uint32)
         bits = ((wide & 0x7F) << 20) | ((wide & 0x80) << 24)
         value = bits.to(tl.float32, bitcast=True) * 2.0**120  # 2^120
-    elif DTYPE == tl.float16:
+    elif tl.float16 == DTYPE:
         wide = byte.to(tl.uint16)
         bits = ((wide & 0x7F) << 7) | ((wide & 0x80) << 8)
         value = bits.to(tl.float16, bitcast=True) * 256.0
@@ -60,8 +61,8 @@ def decode_e4m3(byte, DTYPE: tl.constexpr):
 @triton.jit
 def decode_e8m0(byte, DTYPE: tl.constexpr):
     """E8M0 bytes -> 2^(byte - 127) in DTYPE (bf16 or fp32); 0 is the subnormal 2^-127 and 255 is NaN."""
-    tl.static_assert(DTYPE != tl.float16, "E8M0 does not fit the range of fp16")
-    if DTYPE == tl.float32:
+    tl.static_assert(tl.float16 != DTYPE, "E8M0 does not fit the range of fp16")
+    if tl.float32 == DTYPE:
         bits = byte.to(tl.uint32) << 23
         bits = tl.where(byte == 0, 0x00400000, bits).to(tl.uint32)
         bits = tl.where(byte == 255, 0x7FC00000, bits).to(tl.uint32)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from qkernels.format import Format
 
 
-
 @triton.jit
 def load_fp4(
     codes, scales, limit, BLOCK: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
@@ -83,7 +82,7 @@ def gemm_tile(
         a_scales = a_scale_ptr + rows * stride_a_scale + tl.arange(0, BK // BLOCK)[None, :]
 
     sums = tl.zeros((BN, BM), dtype=tl.float32)
-    for step in range(0, tl.cdiv(k, BK)):
+    for step in range(tl.cdiv(k, BK)):
         limit = k - step * BK
         if a_scale_ptr is None:
             if EVEN_K:
@@ -105,18 +104,29 @@ def gemm_tile(
 
 @triton.jit
 def finish(sums, a_gs_ptr, b_gs_ptr, bias_ptr, factor, columns, n):
-    """(sums * alpha + bias) transposed to [BM, BN]. Scales apply one after the other: their product can leave fp32."""
-    result = tl.trans(sums) * factor
+    """fp32 [BM, BN]: sums transposed, times alpha, plus bias. A global scale that is not there is 1."""
+    a_alpha = 1.0
+    b_alpha = 1.0
     if a_gs_ptr is not None:
-        result *= tl.div_rn(1.0, tl.load(a_gs_ptr))
+        a_alpha = tl.div_rn(1.0, tl.load(a_gs_ptr))
     if b_gs_ptr is not None:
-        result *= tl.div_rn(1.0, tl.load(b_gs_ptr))
+        b_alpha = tl.div_rn(1.0, tl.load(b_gs_ptr))
+    result = tl.trans(sums) * factor
+    if a_gs_ptr is not None and b_gs_ptr is not None:
+        # Where the product leaves the normal numbers, the result need not: the larger first, then the smaller.
+        alpha = a_alpha * b_alpha
+        normal = (alpha >= 1.1754943508222875e-38) & (alpha < float("inf"))
+        result *= tl.where(normal, alpha, tl.maximum(a_alpha, b_alpha))
+        result *= tl.where(normal, 1.0, tl.minimum(a_alpha, b_alpha))
+    else:
+        result *= a_alpha * b_alpha
     if bias_ptr is not None:
         result += tl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
     return result
 
 
-@triton.jit
+# m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
+@triton.jit(do_not_specialize=["m", "n"])
 def fp4_gemm_kernel(
     a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, a_gs_ptr, b_gs_ptr, bias_ptr, out_ptr, factor, m, n, k,
     stride_a, stride_a_scale, stride_b, stride_b_scale, stride_out,

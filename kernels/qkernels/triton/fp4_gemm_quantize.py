@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def nvfp4_gemm_quantize_kernel(
     a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, a_gs_ptr, b_gs_ptr, bias_ptr, codes_ptr, scales_ptr, gs_ptr,
     factor, m, n, k, stride_a, stride_a_scale, stride_b, stride_b_scale,
@@ -68,7 +68,9 @@ def nvfp4_gemm_quantize(
         shape = list(out_global_scale.shape)
         raise ValueError(f"out_global_scale is {out_global_scale.dtype} {shape}; it must be one float32")
     if out_global_scale.device != b.device:
-        raise ValueError(f"out_global_scale is on {out_global_scale.device} and b on {b.device}; move it there")
+        raise ValueError(
+            f"out_global_scale is on {out_global_scale.device} and b on {b.device}; move it there"
+        )
     codes = torch.empty((p.m, p.n // 2), dtype=torch.uint8, device=b.device)
     scales = torch.empty((p.m, p.n // 16), dtype=torch.uint8, device=b.device)
     if codes.numel():

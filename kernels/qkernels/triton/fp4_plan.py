@@ -128,19 +128,27 @@ def check_operands(a: Tensor | QTensor, b: QTensor, bias: Tensor | None) -> tupl
         if tensor is None:
             continue
         if tensor.device != b.device:
-            raise ValueError(f"{name} is on {tensor.device} and b on {b.device}; move it with .to({str(b.device)!r})")
+            raise ValueError(
+                f"{name} is on {tensor.device} and b on {b.device}; move it with .to({str(b.device)!r})"
+            )
         if tensor.ndim and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-            raise ValueError(f"{name} has stride {tensor.stride(-1)} in its last dimension; call .contiguous() first")
+            raise ValueError(
+                f"{name} has stride {tensor.stride(-1)} in its last dimension; call .contiguous() first"
+            )
         if name.endswith("global_scale") and (tensor.dtype != torch.float32 or tensor.numel() != 1):
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; it must be one float32")
     if b.device.type != "cuda" and isinstance(dequantize_tile, triton.JITFunction):
-        raise ValueError(f"the Triton kernel needs CUDA tensors, these are on {b.device}; use backend='torch'")
+        raise ValueError(
+            f"the Triton kernel needs CUDA tensors, these are on {b.device}; use backend='torch'"
+        )
     return a.shape[0], b.shape[0], b.shape[1]
 
 
 def _check_format(name: str, fmt: Format) -> None:
     if fmt.element.name != "e2m1" or (fmt.block, fmt.scale) not in ((16, "e4m3"), (32, "e8m0")):
-        raise ValueError(f"{name} is {fmt.name}; this kernel takes NVFP4 (block 16, e4m3) and MXFP4 (block 32, e8m0)")
+        raise ValueError(
+            f"{name} is {fmt.name}; this kernel takes NVFP4 (block 16, e4m3) and MXFP4 (block 32, e8m0)"
+        )
 
 
 def check_out_dtype(dtype: torch.dtype) -> None:

@@ -10,9 +10,8 @@ Layout: q float8_e4m3fn [M, K]; s float32 [1] or [M, 1]. Per tensor a program ta
 held in registers up to 16384 elements and read twice beyond.
 
 Tolerance: none. Each formula is fp32 in the order written with correctly rounded division, so the bits equal
-the reference's. The per-token quotient costs three multiply-adds an element (Markstein 1990: with r = fl(1/s),
-q = fl(x*r) and the exact remainder x - q*s, fl(q + remainder*r) is the rounded quotient); s >= 4e-6 keeps all
-of it in range wherever the quotient is not far below the smallest E4M3 number.
+the reference's. The per-token quotient is `correct_quotient`: s >= 4e-6 and amax/s <= 448 keep it in range
+wherever the quotient is not far below the smallest E4M3 number.
 The cast is the hardware's from sm_90; before, it is arithmetic, for sm_80 has none and Triton before 3.9
 rounds twice on sm_89.
 
@@ -36,7 +35,7 @@ import qbench
 from qkernels.format import FLOAT32_MAX, FP8, FP8_TOKEN, MIN_TOKEN_SCALE
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
-from qkernels.triton.fp4 import encode_e4m3, magnitude_bits
+from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
 if TYPE_CHECKING:
@@ -82,14 +81,6 @@ def fp8_tensor_kernel(
 
 
 @triton.jit
-def divide_row(x, scale):
-    """x/scale rounded once, for every element of a row; see the module's docstring."""
-    inverse = tl.div_rn(1.0, scale)
-    quotient = x * inverse
-    return tl.fma(tl.fma(-quotient, scale, x), inverse, quotient)
-
-
-@triton.jit
 def fp8_token_kernel(
     x_ptr, out_ptr, scale_ptr, k, stride, LENGTH: tl.constexpr, WHOLE: tl.constexpr, HARDWARE: tl.constexpr
 ):
@@ -108,12 +99,13 @@ def fp8_token_kernel(
     finite = amax_bits < 0x7F800000
     scale = tl.maximum(tl.div_rn(amax_bits.to(tl.float32, bitcast=True), 448.0), _LEAST_SCALE)
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
-    y = tl.where(finite, divide_row(x, scale), 0.0)
+    inverse = tl.div_rn(1.0, scale)
+    y = tl.where(finite, correct_quotient(x, scale, inverse), 0.0)
     tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=column < k)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
             more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
-            y = tl.where(finite, divide_row(more, scale), 0.0)
+            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
             tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
 
 
@@ -147,7 +139,7 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
     if scale is not None:
         scales = as_scale(scale, "scale", x.device)
     else:
-        scales = torch.zeros(1, dtype=torch.float32, device=x.device) if m == 0 else x.new_empty(1, dtype=torch.float32)
+        scales = torch.zeros(1, dtype=torch.float32, device=x.device) if m == 0 else torch.empty(1, dtype=torch.float32, device=x.device)
         partial = partial_amax(x) if m > 0 else None
     if m > 0:
         tile = choose_tile(m, k)
@@ -160,7 +152,7 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
     return QTensor(out.view(torch.float8_e4m3fn), scales, FP8, (m, k))
 
 
-@qbench.provider("triton")
+@qbench.provider("triton", needs_cuda=True)
 def quantize_fp8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Static, per tensor or per token, as the format and the given scale say."""
     return lambda: fp8_quantize(x, options.scale, per_token=options.format.granularity == "row")

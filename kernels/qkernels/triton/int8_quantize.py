@@ -34,7 +34,7 @@ from torch import Tensor
 import qbench
 from qkernels.format import FLOAT32_MAX, INT8, INT8_ASYM, INT8_TOKEN
 from qkernels.tensor import QTensor
-from qkernels.triton.fp4 import magnitude_bits
+from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def int8_static_kernel(
         zero_point = tl.load(zero_ptr)
     at = row.to(tl.int64)[:, None]
     x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + at * k + column[None, :], to_int8(tl.div_rn(x, scale), zero_point), mask=inside)
+    tl.store(out_ptr + at * k + column[None, :], to_int8(divide_by_scale(x, scale), zero_point), mask=inside)
 
 
 @triton.jit
@@ -86,6 +86,13 @@ def asymmetric_scale(low, high, amax):
     scale = tl.where((spread == 0.0) | (scale == 0.0), amax, scale)
     scale = tl.where(amax == 0.0, 1.0, scale)
     return scale, round_even(-128.0 - tl.div_rn(low, scale))
+
+
+@triton.jit
+def scaled_codes(x, factor, zero_point, finite, SYMMETRIC: tl.constexpr):
+    """Codes of a piece of a row: x times the factor, or divided by it; 0 in a row that is not finite."""
+    y = x * factor if SYMMETRIC else divide_by_scale(x, factor)
+    return to_int8(tl.where(finite, y, float("nan")), zero_point)
 
 
 @triton.jit
@@ -122,12 +129,12 @@ def int8_token_kernel(
         zero_point = tl.where(finite, zero_point, 0)
         tl.store(zero_ptr + row, zero_point)
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
-    for start in range(0, k, LENGTH):
-        if not WHOLE:
-            x = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
-        y = x * factor if SYMMETRIC else tl.div_rn(x, factor)
-        codes = to_int8(tl.where(finite, y, float("nan")), zero_point)
-        tl.store(out_ptr + start + column, codes, mask=start + column < k)
+    tl.store(out_ptr + column, scaled_codes(x, factor, zero_point, finite, SYMMETRIC), mask=column < k)
+    if not WHOLE:
+        for start in range(LENGTH, k, LENGTH):
+            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            codes = scaled_codes(more, factor, zero_point, finite, SYMMETRIC)
+            tl.store(out_ptr + start + column, codes, mask=start + column < k)
 
 
 def int8_quantize(
@@ -186,7 +193,7 @@ def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor |
     return torch.full((1,), value, dtype=torch.int32, device=device)
 
 
-@qbench.provider("triton")
+@qbench.provider("triton", needs_cuda=True)
 def quantize_int8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Static or per token, symmetric or not, as the format and the given scale say."""
     return lambda: int8_quantize(

@@ -89,7 +89,10 @@ def choose_tile(m: int, k: int, *, elements: int = 4096, block: int = 16, hadama
 def choose_row(k: int) -> tuple[int, int]:
     """(elements of a row held in registers at once, warps) for kernels that give one program one row.
 
-    Up to 16384 elements stay in registers and are read once; longer rows are read in pieces, twice.
+    Up to 16384 elements stay in registers and are read once. Longer rows are read twice, in pieces of 8192:
+    16384 would spill, because a piece and its running extremes are alive together.
     """
-    length = min(16384, max(128, triton.next_power_of_2(k)))
-    return length, max(1, min(16, length // 1024))
+    if k > 16384:
+        return 8192, 16
+    length = max(128, triton.next_power_of_2(k))
+    return length, max(1, length // 1024)

@@ -118,12 +118,12 @@ def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = Non
         with torch.cuda.device_of(x):
             mxfp4_quantize_kernel[(tile.down, tile.across)](
                 x, data, scale, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                HADAMARD=hadamard or 0, RULE=rule, num_warps=4, enable_fp_fusion=False,
+                HADAMARD=hadamard or 0, RULE=rule, num_warps=4 if hadamard is None else 8, enable_fp_fusion=False,
             )  # fmt: skip
     return QTensor(data, scale, _BY_RULE[rule], (m, k), hadamard=hadamard)
 
 
-@qbench.provider("triton")
+@qbench.provider("triton", needs_cuda=True)
 def quantize_mxfp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Rotation and quantization in one kernel."""
     return lambda: mxfp4_quantize(x, rule=options.format.rule, hadamard=options.hadamard)

@@ -108,13 +108,13 @@ def nvfp4_quantize(
             nvfp4_quantize_kernel[(tile.down, tile.across)](
                 x, data, scale, gs, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
                 HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2,
-                PARTIALS=0 if partial is None else partial.numel(), num_warps=4, enable_fp_fusion=False,
+                PARTIALS=0 if partial is None else partial.numel(), num_warps=4 if hadamard is None else 8, enable_fp_fusion=False,
             )  # fmt: skip
     fmt = NVFP4_1L if one_level else NVFP4
     return QTensor(data, scale, fmt, (m, k), None if gs is None else gs.reshape(()), hadamard)
 
 
-@qbench.provider("triton")
+@qbench.provider("triton", needs_cuda=True)
 def quantize_nvfp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Rotation, amax (unless the global scale is given) and quantization, as one call."""
     one_level = options.format.levels == 1

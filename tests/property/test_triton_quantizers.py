@@ -1,0 +1,508 @@
+"""The Triton quantizers against the exact ones: boundaries by name, layouts, then hypothesis.
+
+Interpreted on a CPU, compiled on a GPU: the same tests, and larger shapes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qbench.interpreter import repair
+from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3
+from qkernels.compare import compare_quantized
+from qkernels.format import FORMATS, FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format
+from qkernels.hadamard import hadamard_matrix
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.quantize import quantize
+from qkernels.tensor import QTensor
+from qkernels.triton import fp4, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.amax import largest, partial_amax
+from tests.property.strategies import DTYPES, boundaries, raw_bits, tensors
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BLOCK_FORMATS = [fmt for fmt in FORMATS.values() if fmt.block]
+ROTATIONS = [(fmt, n) for fmt in BLOCK_FORMATS for n in fmt.hadamard]
+SCALED = {  # every use of the FP8 and INT8 kernels: the format and its static arguments
+    "fp8 dynamic": (FP8, {}),
+    "fp8 static": (FP8, {"scale": 0.02}),
+    "fp8 token": (FP8_TOKEN, {}),
+    "int8 static": (INT8, {"scale": 0.03}),
+    "int8 static asymmetric": (INT8_ASYM, {"scale": 0.03, "zero_point": -5}),
+    "int8 token": (INT8_TOKEN, {}),
+    "int8 token asymmetric": (INT8_ASYM, {}),
+}
+by_name = {"ids": lambda value: getattr(value, "name", None)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
+    """What a kernel does not write is then wrong, instead of whatever an earlier test left there."""
+    if triton.knobs.runtime.interpret:
+        repair()
+    allocate = torch.empty
+
+    def poisoned(*size: Any, **named: Any) -> Tensor:
+        made = allocate(*size, **named)
+        made.view(torch.uint8).fill_(0xA5)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", poisoned)
+        yield
+
+
+def run(x: Tensor, fmt: Format, **options: Any) -> QTensor:
+    """`fmt` of x [M, K] by the Triton kernel."""
+    if fmt.scale == "e4m3":
+        return nvfp4_quantize.nvfp4_quantize(x, one_level=fmt.levels == 1, **options)
+    if fmt.scale == "e8m0":
+        return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, **options)
+    if fmt.element.name == "e4m3":
+        return fp8_quantize.fp8_quantize(x, per_token=fmt.granularity == "row", **options)
+    return int8_quantize.int8_quantize(x, symmetric=fmt.symmetric, **options)
+
+
+def check(x: Tensor, fmt: Format, **options: Any) -> QTensor:
+    """Quantize x on the device of these tests; the comparator must find nothing."""
+    x = x if x.device.type == DEVICE else x.to(DEVICE)
+    q = run(x, fmt, **options)
+    assert compare_quantized(q, x, fmt, **options) is None
+    return q
+
+
+def same(a: QTensor, b: QTensor) -> bool:
+    pairs = ((a.data, b.data), (a.scale, b.scale), (a.zero_point, b.zero_point), (a.global_scale, b.global_scale))
+    return all(p is q or torch.equal(p.view(torch.uint8), q.view(torch.uint8)) for p, q in pairs)
+
+
+def normal(m: int, k: int, dtype: torch.dtype = torch.float16, seed: int = 0) -> Tensor:
+    return torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).to(dtype).to(DEVICE)
+
+
+# Device functions -----------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def encode_kernel(x_ptr, e2m1_ptr, e2m1_3_ptr, e4m3_ptr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + at)
+    tl.store(e2m1_ptr + at, fp4.encode_e2m1(x).to(tl.uint8))
+    tl.store(e2m1_3_ptr + at, fp4.encode_e2m1(x, 3.0).to(tl.uint8))
+    tl.store(e4m3_ptr + at, fp4.encode_e4m3(x))
+
+
+@triton.jit
+def divide_kernel(x_ptr, scale_ptr, out_ptr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    scale = tl.load(scale_ptr + tl.program_id(0))
+    tl.store(out_ptr + at, fp4.divide_by_scale(tl.load(x_ptr + at), scale))
+
+
+@triton.jit
+def hadamard_kernel(out_ptr, N: tl.constexpr):
+    index = tl.arange(0, N)
+    tl.store(out_ptr + index[:, None] * N + index[None, :], fp4.hadamard_tile(N, out_ptr.dtype.element_ty))
+
+
+@triton.jit
+def largest_kernel(partial_ptr, out_ptr, COUNT: tl.constexpr):
+    tl.store(out_ptr, largest(partial_ptr, COUNT))
+
+
+def test_codes_of_all_bf16_numbers_and_the_neighbours_of_all_ties_are_exact() -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).float()
+    e4m3 = decode_e4m3(torch.arange(127, dtype=torch.uint8))
+    halfway = torch.cat([(e4m3[1:] + e4m3[:-1]) / 2, torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])])
+    halfway = torch.cat([halfway, halfway / 3])  # near the ties of 3*x, which fp32 does not hold
+    near = torch.cat([halfway, halfway.nextafter(torch.zeros(1)), halfway.nextafter(torch.tensor(1e9))])
+    x = torch.cat([every[~every.isnan()], near, -near])
+    x = torch.cat([x, torch.zeros(-len(x) % 65536)]).to(DEVICE)
+    out = [torch.empty(len(x), dtype=torch.uint8, device=DEVICE) for _ in range(3)]
+    encode_kernel[(len(x) // 65536,)](x, *out, BLOCK=65536)
+    assert torch.equal(out[0], encode_e2m1(x))
+    assert torch.equal(out[1], encode_e2m1(3 * x.double()))
+    assert torch.equal(out[2], encode_e4m3(x))
+
+
+def test_e4m3_of_nan_is_nan_whatever_its_sign() -> None:
+    x = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -1], dtype=torch.int32).view(torch.float32).to(DEVICE)
+    out = [torch.empty(4, dtype=torch.uint8, device=DEVICE) for _ in range(3)]
+    encode_kernel[(1,)](x, *out, BLOCK=4)
+    assert out[2].tolist() == [0x7F] * 4
+
+
+def test_division_by_a_scale_of_any_size_is_rounded_once() -> None:
+    generator = torch.Generator().manual_seed(4)
+    scale = torch.tensor([2.0**-149, 3e-41, 1.7e-38, 1e-30, 3e-19, 7e-9, 0.1, 1.0, 3.0, 4e4, 2e18, 1e30, 3.4e38])
+    scale = torch.cat([scale, torch.rand(19, generator=generator) + 1]).to(DEVICE)
+    quotient = torch.randn(32, 2048, generator=generator).to(DEVICE) * 100
+    x = (quotient * scale[:, None]).clamp(-3.4e38, 3.4e38)
+    x[:, 0], x[:, 1], x[:, 2] = torch.inf, -torch.inf, torch.nan
+    out = torch.empty_like(x)
+    divide_kernel[(32,)](x, scale, out, BLOCK=2048)
+    limit = 2.0**23
+    torch.testing.assert_close(out, (x / scale[:, None]).clamp(-limit, limit), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("n", [16, 32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_hadamard_tile_is_the_sylvester_matrix(n: int, dtype: torch.dtype) -> None:
+    out = torch.empty(n, n, dtype=dtype, device=DEVICE)
+    hadamard_kernel[(1,)](out, N=n)
+    assert torch.equal(out.float(), hadamard_matrix(n, device=DEVICE))
+
+
+# Values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", boundaries(64))
+@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
+def test_block_formats_at_boundary_values(fmt: Format, name: str) -> None:
+    x = boundaries(64)[name]
+    for dtype in DTYPES:
+        if bool(x.to(dtype).isfinite().all()):
+            check(x.to(dtype), fmt)
+
+
+@pytest.mark.parametrize("name", boundaries(48))
+@pytest.mark.parametrize("use", SCALED)
+def test_scaled_formats_at_boundary_values(use: str, name: str) -> None:
+    fmt, static = SCALED[use]
+    x = boundaries(48)[name]
+    for dtype in DTYPES:
+        if bool(x.to(dtype).isfinite().all()):
+            check(x.to(dtype), fmt, **static)
+
+
+def test_nvfp4_of_zeros_is_zeros_under_a_global_scale_of_one() -> None:
+    q = check(torch.zeros(3, 64), NVFP4)
+    assert float(q.global_scale) == 1.0
+    assert not q.data.any()
+    assert not q.scale.any()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
+def test_a_non_finite_block_becomes_nan_and_no_other(fmt: Format, bad: float) -> None:
+    x = normal(3, 128)
+    x[1, 40] = bad
+    q = check(x, fmt)
+    block = slice(40 // fmt.block * fmt.block, (40 // fmt.block + 1) * fmt.block)
+    values = q.dequantize()
+    assert bool(values[1, block].isnan().all())
+    assert int(values.isnan().sum()) == fmt.block
+    assert not q.data[1, block.start // 2 : block.stop // 2].any()
+    assert same(q, quantize(x, fmt)) or fmt.scale == "e4m3" or fmt.rule == "quest"
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"]], **by_name)
+def test_a_rotation_spreads_a_non_finite_element_over_its_group_alone(fmt: Format, bad: float) -> None:
+    for dtype in DTYPES:
+        x = normal(2, 192, dtype)
+        x[0, 70] = bad
+        values = check(x, fmt, hadamard=64).dequantize()
+        assert bool(values[0, 64:128].isnan().all())
+        assert int(values.isnan().sum()) == 64
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("use", [use for use, (_, static) in SCALED.items() if not static])
+def test_a_computed_scale_of_a_non_finite_row_or_tensor_is_nan(use: str, bad: float) -> None:
+    fmt = SCALED[use][0]
+    x = normal(3, 70)
+    x[1, 69] = bad
+    q = check(x, fmt)
+    assert same(q, quantize(x, fmt))
+    assert int(q.scale.isnan().sum()) == 1
+    assert bool(q.dequantize()[1].isnan().all())
+
+
+def test_static_scales_saturate_infinity_and_only_fp8_keeps_nan() -> None:
+    x = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 0.5]], device=DEVICE)
+    for use, expected in (
+        ("fp8 static", [torch.nan, 448.0, -448.0, 448.0, -448.0, 26.0]),
+        ("int8 static", [0, 127, -128, 127, -128, 17]),
+        ("int8 static asymmetric", [0, 127, -128, 127, -128, 12]),
+    ):
+        fmt, static = SCALED[use]
+        codes = check(x, fmt, **static).data.float().cpu()[0]
+        torch.testing.assert_close(codes, torch.tensor(expected).float(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_static_int8_reaches_minus_128_and_rounds_ties_to_even() -> None:
+    x = torch.tensor([[-128.0, -127.5, 0.5, 1.5, 2.5, -0.5, -2.5, 126.5, 127.5]], device=DEVICE)
+    codes = check(x, INT8, scale=1.0).data[0].tolist()
+    assert codes == [-128, -128, 0, 2, 2, 0, -2, 126, 127]
+
+
+@pytest.mark.parametrize("fmt", [FP8_TOKEN, INT8_TOKEN, INT8_ASYM], **by_name)
+def test_scaled_rows_beyond_the_range_of_fp16_are_kept(fmt: Format) -> None:
+    low = torch.linspace(-3.3e38, 3.3e38, 40)
+    x = torch.stack([low, low * 1e-38, low * 1e-44, low.abs() + 1e37, torch.full((40,), 7e-46)])
+    check(x, fmt)
+
+
+def test_an_asymmetric_constant_row_survives() -> None:
+    for value in (3.25, -1e-3, 6e4):
+        x = torch.full((1, 33), value, dtype=torch.float16, device=DEVICE)
+        assert torch.equal(check(x, INT8_ASYM).dequantize(), x.float())
+
+
+@pytest.mark.parametrize("gs", [2.0**-20, 1.0, 57.3, 2.0**20, 3e38])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nvfp4_under_any_static_global_scale(gs: float, dtype: torch.dtype) -> None:
+    q = check(normal(3, 80, dtype), NVFP4, global_scale=gs)
+    assert float(q.global_scale) == torch.tensor(gs).item()
+
+
+def test_a_static_global_scale_may_be_a_tensor_and_is_used_as_it_is() -> None:
+    x, gs = normal(2, 64), torch.tensor(123.0, device=DEVICE)
+    assert same(check(x, NVFP4, global_scale=gs), check(x, NVFP4, global_scale=123.0))
+
+
+def test_one_level_nvfp4_where_the_arithmetic_is_exact_equals_the_reference_bit_for_bit() -> None:
+    x = torch.randint(-48, 49, (5, 160), generator=torch.Generator().manual_seed(5)) / 8.0
+    x[:, ::16] = 6.0 * torch.exp2(torch.arange(-2, 3).float())[:, None]
+    x = x.clamp(-1.5, 1.5).index_put((torch.arange(5)[:, None], torch.arange(0, 160, 16)), x[:, ::16]).to(DEVICE)
+    assert same(check(x, NVFP4_1L), quantize(x, NVFP4_1L))
+
+
+# Shapes and layouts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 3, 127, 129])
+@pytest.mark.parametrize("blocks", [1, 5, 33])
+@pytest.mark.parametrize("fmt", [NVFP4, NVFP4_1L, FORMATS["mxfp4"]], **by_name)
+def test_block_formats_at_boundary_shapes(fmt: Format, blocks: int, rows: int) -> None:
+    check(normal(rows, blocks * fmt.block), fmt)
+
+
+@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
+def test_block_formats_beyond_one_tile_of_columns(fmt: Format) -> None:
+    check(normal(5, 2 * 1024 + 3 * fmt.block, torch.float32), fmt)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (31, 40), (33, 8), (2, 1023), (2, 1025), (1, 20000)], ids=str)
+@pytest.mark.parametrize("use", SCALED)
+def test_scaled_formats_at_boundary_shapes(use: str, shape: tuple[int, int]) -> None:
+    fmt, static = SCALED[use]
+    check(normal(*shape, dtype=torch.bfloat16), fmt, **static)
+
+
+def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
+    for place in (0, 8191, 8192, 16384, 19999):
+        x = normal(1, 20000, torch.float32)
+        x[0, place] = -77.0
+        for fmt in (FP8_TOKEN, INT8_TOKEN, INT8_ASYM):
+            check(x, fmt)
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
+def test_row_strides_and_column_slices_read_only_their_own_elements(fmt: Format) -> None:
+    static = {"scale": 0.03} if fmt == INT8 else {}
+    whole = torch.full((7, 256), torch.nan, dtype=torch.float16, device=DEVICE)  # NaN wherever x is not
+    for part in (whole[1:6, 64:160], whole[::3, 3:99]):  # aligned and misaligned, every row and every third
+        part.copy_(normal(*part.shape))
+        assert same(check(part, fmt, **static), run(part.contiguous(), fmt, **static))
+        part.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
+def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
+    static = {"scale": 0.03} if fmt == INT8 else {}
+    x = normal(64, 96)
+    with pytest.raises(ValueError, match=r"use x\.contiguous\(\)"):
+        run(x.T, fmt, **static)
+    check(x.T.contiguous(), fmt, **static)
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
+def test_no_rows_give_an_empty_result(fmt: Format) -> None:
+    static = {"scale": 0.03} if fmt == INT8 else {}
+    x = torch.empty(0, 64, dtype=torch.float16, device=DEVICE)
+    q = run(x, fmt, **static)
+    assert q.shape == (0, 64)
+    assert q.dequantize().shape == (0, 64)
+    expected = quantize(x, fmt, **static)
+    assert q.scale.shape == expected.scale.shape
+    assert q.global_scale is None or float(q.global_scale) == 1.0
+
+
+# Rotations ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fmt", "n"), ROTATIONS, ids=lambda value: getattr(value, "name", str(value)))
+def test_rotation_and_quantization_in_one_kernel(fmt: Format, n: int) -> None:
+    for dtype, rows in zip(DTYPES, (1, 3, 5), strict=True):
+        check(normal(rows, 3 * n, dtype) * 3, fmt, hadamard=n)
+
+
+@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"]], **by_name)
+def test_rotation_beyond_one_tile_each_way(fmt: Format) -> None:
+    check(normal(17, 1024 + 128), fmt, hadamard=128)
+    check(normal(65, 1024 + 64, torch.bfloat16), fmt, hadamard=64)
+
+
+@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"]], **by_name)
+def test_a_rotated_fp32_input_keeps_its_24_bits(fmt: Format) -> None:
+    """Large parts that cancel: rounding x to bf16 before the rotation would leave nothing of the small ones."""
+    x = torch.full((2, 64), 256.0) + torch.randn(2, 64, generator=torch.Generator().manual_seed(6))
+    q = check(x, fmt, hadamard=32)
+    assert q.hadamard == 32
+
+
+# Hypothesis ----------------------------------------------------------------------------------------------------------
+
+
+@given(x=tensors(), fmt=st.sampled_from(BLOCK_FORMATS))
+def test_block_formats_of_any_distribution(x: Tensor, fmt: Format) -> None:
+    check(x, fmt)
+
+
+@given(x=tensors(block=64), choice=st.sampled_from([(f, n) for f, n in ROTATIONS if n <= 64]))
+def test_rotations_of_any_distribution(x: Tensor, choice: tuple[Format, int]) -> None:
+    check(x, choice[0], hadamard=choice[1])
+
+
+@given(x=raw_bits(), fmt=st.sampled_from(BLOCK_FORMATS))
+def test_block_formats_of_any_bits(x: Tensor, fmt: Format) -> None:
+    check(x, fmt)
+
+
+@given(x=raw_bits(block=7), use=st.sampled_from(list(SCALED)))
+def test_scaled_formats_of_any_bits(x: Tensor, use: str) -> None:
+    fmt, static = SCALED[use]
+    check(x, fmt, **static)
+
+
+@given(x=tensors(block=11), use=st.sampled_from(list(SCALED)))
+def test_scaled_formats_of_any_distribution(x: Tensor, use: str) -> None:
+    fmt, static = SCALED[use]
+    check(x, fmt, **static)
+
+
+# amax, casts, errors, providers ----------------------------------------------------------------------------------------
+
+
+def amax(x: Tensor, **options: Any) -> float:
+    partial = partial_amax(x.to(DEVICE), **options)
+    out = torch.empty(1, dtype=torch.float32, device=DEVICE)
+    largest_kernel[(1,)](partial, out, COUNT=partial.numel())
+    return float(out)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (8, 1036), (4, 1023), (4, 1024)], ids=str)
+def test_amax_finds_one_element_anywhere_and_propagates_nan(place: tuple[int, int]) -> None:
+    x = torch.ones(9, 1037)
+    x[place] = -2.5
+    assert amax(x) == 2.5
+    x[place] = torch.nan
+    assert amax(x) != amax(x)
+    assert amax(x, finite_only=True) == 1.0
+    x[place] = -torch.inf
+    assert amax(x) == torch.inf
+
+
+def test_e4m3_by_arithmetic_equals_the_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE == "cuda" and not fp8_quantize.has_e4m3_cast(torch.device(DEVICE)):
+        pytest.skip("no correct e4m3 cast before sm_90 to compare with")
+    x = normal(3, 500, torch.float32) * torch.exp2(torch.linspace(-16, 4, 500, device=DEVICE))
+    x[1, 3] = torch.nan
+    uses = [(fmt, static) for fmt, static in SCALED.values() if fmt.element.name == "e4m3"]
+    cast = [run(x, fmt, **static) for fmt, static in uses]
+    monkeypatch.setattr(fp8_quantize, "has_e4m3_cast", lambda device: False)
+    assert all(same(q, run(x, fmt, **static)) for q, (fmt, static) in zip(cast, uses, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: run(x.double(), NVFP4), TypeError, "cannot quantize torch.float64"),
+        (lambda x: run(x[0], FP8), ValueError, r"takes \[M, K\]"),
+        (lambda x: run(x[:, :40], NVFP4), ValueError, "K = 40 is not a multiple of the block 16"),
+        (lambda x: run(x[:, :0], FP8), ValueError, "K must be at least one"),
+        (lambda x: run(x, NVFP4, hadamard=128), ValueError, "K = 64 is not a multiple of the Hadamard size 128"),
+        (lambda x: run(x, FORMATS["mxfp4"], hadamard=16), ValueError, "known: 32, 64, 128"),
+        (lambda x: run(x, NVFP4_1L, global_scale=2.0), ValueError, "takes no global_scale"),
+        (lambda x: run(x, NVFP4, global_scale=0.0), ValueError, "not a finite number > 0"),
+        (lambda x: run(x, NVFP4, global_scale=torch.ones(2)), TypeError, "one float32 value"),
+        (lambda x: mxfp4_quantize.mxfp4_quantize(x, rule="flor"), ValueError, "known: floor, ceil"),
+        (lambda x: run(x, FP8_TOKEN, scale=0.1), ValueError, "a static scale is per tensor"),
+        (lambda x: run(x, FP8, scale=torch.ones(1).half()), TypeError, "one float32 value"),
+        (lambda x: run(x, INT8, per_token=False), ValueError, "static: pass scale="),
+        (lambda x: run(x, INT8, scale=0.1, zero_point=3), ValueError, "symmetric is True"),
+        (lambda x: run(x, INT8_ASYM, scale=0.1), ValueError, "together"),
+        (lambda x: run(x, INT8_ASYM, scale=0.1, zero_point=1 << 23), ValueError, "beyond 2"),
+        (lambda x: run(x, INT8_ASYM, scale=0.1, zero_point=torch.ones(1)), TypeError, "one int32 value"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_error(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(normal(2, 64))
+
+
+def test_every_provider_does_what_its_options_say() -> None:
+    x, one = normal(3, 64), torch.ones(1, device=DEVICE)
+    for provider, options in (
+        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4)),
+        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4, hadamard=32, global_scale=one[0] * 50)),
+        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4_1L)),
+        (mxfp4_quantize.quantize_mxfp4, QuantizeOptions(FORMATS["mxfp4_quest"], hadamard=64)),
+        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8)),
+        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8, scale=one * 0.1)),
+        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8_TOKEN)),
+        (int8_quantize.quantize_int8, QuantizeOptions(INT8, scale=one * 0.1)),
+        (int8_quantize.quantize_int8, QuantizeOptions(INT8_TOKEN)),
+        (int8_quantize.quantize_int8, QuantizeOptions(INT8_ASYM, scale=one * 0.1, zero_point=one.int() * 9)),
+    ):
+        named = {name: value for name, value in vars(options).items() if name != "format"}
+        assert compare_quantized(provider(x, options)(), x, options.format, **named) is None
+
+
+# GPU only: real sizes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(1, 8192), (129, 28672), (4096, 8192), (8191, 11008)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_real_shapes_compiled(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    x = torch.randn(shape, device="cuda").to(dtype)
+    for fmt in BLOCK_FORMATS:
+        check(x, fmt)
+        for n in fmt.hadamard:
+            check(x, fmt, hadamard=n)
+    for fmt, static in SCALED.values():
+        check(x, fmt, **static)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, INT8_TOKEN], **by_name)
+def test_rows_beyond_two_to_the_31_elements_compiled(fmt: Format) -> None:
+    rows, k = 65537, 32768
+    x = torch.randn(rows, k, device="cuda", dtype=torch.float16)
+    q = run(x, fmt)
+    tail = x[-3:]
+    options = {"global_scale": q.global_scale} if fmt.levels == 2 else {"scale": q.scale} if fmt == FP8 else {}
+    assert same(q.rows(rows - 3, rows), run(tail, fmt, **options))
+
+
+@pytest.mark.gpu
+def test_captured_in_a_graph_the_dynamic_global_scale_follows_the_input() -> None:
+    x = normal(64, 1024)
+    run(x, NVFP4)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        q = run(x, NVFP4)
+    x.mul_(3)
+    graph.replay()
+    assert compare_quantized(q, x, NVFP4) is None

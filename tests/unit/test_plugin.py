@@ -1,0 +1,210 @@
+"""The plugin from outside: whole pytest sessions over small suites, on the wall clock."""
+
+import json
+
+import pytest
+import torch._inductor.test_operators  # noqa: F401  pytester forgets modules imported inside; torch stands no second import
+
+from qbench.device import describe
+
+SUITE = """
+import time
+import torch, qbench
+
+def op(name="double"):
+    return qbench.Op(
+        name,
+        inputs=lambda w, device: (torch.arange(1.0, 1.0 + w.size("m"), device=device) + w.seed,),
+        reference=lambda x: 2 * x,
+        tolerance=qbench.exact,
+        cost=lambda w: qbench.Cost(8 * w.size("m"), w.size("m")),
+    )
+
+def good(x):
+    return lambda: x * 2
+
+def slow(x):
+    return lambda: (time.sleep(DELAY), x * 2)[1]
+
+def wrong(x):
+    return lambda: x * 3
+
+def unwritten(x):
+    def run():
+        out = torch.empty_like(x)
+        out[:-1] = x[:-1] * 2
+        return out
+    return run
+
+def flaky(x):
+    calls = []
+    def run():
+        calls.append(1)
+        return x * 2 if len(calls) < 5 else x * 0
+    return run
+
+def missing(x):
+    raise qbench.Unsupported("needs a flux capacitor", instead="good")
+
+def crash(x):
+    raise RuntimeError("broken provider")
+
+DELAY = 0.004
+@qbench.parametrize(qbench.cases(op(), [PROVIDERS], [qbench.Workload.of(m=4), qbench.Workload.of(m=8)]))
+def test_double(case, qbench):
+    qbench(case)
+
+def test_plain():
+    pass
+"""
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+    def run(providers, *args, delay="0.004"):
+        source = SUITE.replace("PROVIDERS", providers).replace("DELAY = 0.004", f"DELAY = {delay}")
+        pytester.makepyfile(test_suite=source)
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "--qbench-iters=3", *args)
+
+    return run
+
+
+def stored(pytester):
+    return sorted(path.name for path in (pytester.path / "baselines").rglob("*.json"))
+
+
+def medians(pytester):
+    text = (pytester.path / "baselines" / describe().key / "double.json").read_text()
+    return json.loads(text)["cases"]
+
+
+def test_times_checks_and_reports_and_skips_other_tests_under_benchmark_only(suite):
+    result = suite("good", "--benchmark-only")
+    result.assert_outcomes(passed=2, skipped=1)
+    result.stdout.fnmatch_lines(["*good*no baseline*", "*verdicts*2 no baseline*"])
+
+
+def test_results_are_native_benchmark_results(suite, pytester):
+    suite("slow", "--benchmark-only", "--benchmark-json=out.json")
+    made = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+    assert len(made) == 2 and made[0]["group"] == "double"
+    assert 0.004 <= made[0]["stats"]["median"] < 0.1
+    assert made[0]["extra_info"]["qbench_case"] == "double/slow[m=4]"
+    assert made[0]["stats"]["rounds"] >= 3
+
+
+def test_benchmark_skip_and_disable_work(suite):
+    suite("good", "--benchmark-skip").assert_outcomes(passed=1, skipped=2)
+    result = suite("good", "--benchmark-disable")
+    result.assert_outcomes(passed=3)
+    assert "no baseline" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("mode", [[], ["--benchmark-only"], ["--benchmark-disable"]])
+@pytest.mark.parametrize(("provider", "words"), [("wrong", "found 3, expected 2"), ("unwritten", "NaN")])
+def test_a_wrong_result_fails_every_mode_and_is_never_stored(suite, pytester, mode, provider, words):
+    result = suite(provider, "--qbench-update", *mode)
+    assert result.parseoutcomes()["failed"] == 2
+    assert words in result.stdout.str()
+    assert stored(pytester) == []
+
+
+def test_an_output_that_turns_wrong_while_timed_is_caught(suite, pytester):
+    result = suite("flaky", "--benchmark-only", "--qbench-update")
+    assert result.parseoutcomes()["failed"] == 2 and stored(pytester) == []
+
+
+def test_unsupported_is_skipped_with_its_reason_and_the_nearest_choice(suite):
+    result = suite("missing, good", "--benchmark-only", "-rs")
+    result.assert_outcomes(passed=2, skipped=3)
+    assert "needs a flux capacitor; use good instead" in result.stdout.str()
+
+
+def test_a_crash_is_a_failure_and_the_rest_goes_on(suite, pytester):
+    result = suite("crash, good", "--benchmark-only", "--qbench-update")
+    result.assert_outcomes(passed=2, failed=2, skipped=1)
+    assert stored(pytester) == [] and "nothing was stored for double" in result.stdout.str()
+
+
+def test_update_missing_records_the_first_run_and_compares_the_second(suite, pytester):
+    suite("slow", "--benchmark-only", "--qbench-update=missing")
+    assert stored(pytester) == ["double.json"] and len(medians(pytester)) == 2
+    result = suite("slow", "--benchmark-only", "--qbench-update=missing")
+    assert result.ret == 0 and "no baseline" not in result.stdout.str()
+    assert all(len(runs) == 1 for runs in medians(pytester).values())
+
+
+def test_a_slower_provider_turns_the_run_red_and_is_named(suite, pytester):
+    for _ in range(2):
+        suite("slow", "--benchmark-only", "--qbench-update", delay="0.002")
+    result = suite("slow", "--benchmark-only", delay="0.05")
+    assert result.ret == 1 and result.parseoutcomes()["failed"] == 2
+    assert "double/slow[m=4] is slower" in result.stdout.str()
+    accepted = suite("slow", "--benchmark-only", "--qbench-update=replace", delay="0.05")
+    assert accepted.ret == 0
+    assert all(len(runs) == 1 for runs in medians(pytester).values())
+
+
+def test_strict_asks_for_a_baseline(suite):
+    result = suite("good", "--benchmark-only", "--qbench-strict")
+    assert result.ret == 1 and "record one with --qbench-update=missing" in result.stdout.str()
+
+
+def test_a_broken_baseline_fails_its_cases_with_the_place_and_stays(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-update")
+    path = pytester.path / "baselines" / describe().key / "double.json"
+    path.write_text(path.read_text()[:100])
+    result = suite("good", "--benchmark-only", "--qbench-update")
+    assert result.ret == 1 and "truncated" in result.stdout.str()
+    assert len(path.read_text()) == 100
+
+
+def test_dry_update_lists_and_writes_nothing(suite, pytester):
+    result = suite("good", "--benchmark-only", "--qbench-update=dry")
+    assert "add double/good[m=4]" in result.stdout.str() and stored(pytester) == []
+
+
+def test_unused_entries_are_reported(suite):
+    suite("good, slow", "--benchmark-only", "--qbench-update")
+    result = suite("good", "--benchmark-only")
+    assert "2 stored cases were not collected" in result.stdout.str()
+    assert "double/slow[m=4]" in result.stdout.str()
+
+
+def test_report_folder_holds_every_form(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-report=out")
+    names = {path.name for path in (pytester.path / "out").rglob("*") if path.is_file()}
+    assert {"results.json", "results.csv", "report.md"} <= names and any(n.endswith(".png") for n in names)
+
+
+def test_junit_properties_and_step_summary(suite, pytester, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
+    pytester.makepyfile(test_suite=SUITE.replace("PROVIDERS", "good"))
+    pytester.runpytest_inprocess("--benchmark-only", "--junit-xml=j.xml", "--qbench-iters=3")
+    assert 'name="qbench_case" value="double/good[m=4]"' in (pytester.path / "j.xml").read_text()
+    assert "double" in (pytester.path / "summary.md").read_text()
+
+
+def test_seed_changes_the_operands_and_not_the_id(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-update", "--qbench-seed=5")
+    assert set(medians(pytester)) == {"double/good[m=4]", "double/good[m=8]"}
+
+
+def test_profile_times_nothing_and_says_so(suite):
+    result = suite("good", "--benchmark-only", "--qbench-profile", "-rs")
+    result.assert_outcomes(skipped=3)
+    assert "one call between profiler start and stop" in result.stdout.str()
+
+
+@pytest.mark.parametrize("option", ["--qbench-iters=0", "--qbench-warmup=-1", "--qbench-update=maybe"])
+def test_bad_options_are_usage_errors(suite, option):
+    assert suite("good", option).ret == 4
+
+
+def test_one_case_collected_twice_is_a_usage_error(pytester):
+    source = SUITE.replace("PROVIDERS", "good")
+    pytester.makepyfile(test_a=source, test_b=source)
+    result = pytester.runpytest_inprocess()
+    assert result.ret == 4 and "is collected twice" in "\n".join(result.errlines + result.outlines)
