@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "compare":
             return compare_files(args.a, args.b, args.fail_over)
         if args.command == "spread":
-            return spread(args.baselines)
+            return spread(args.baselines, args.runs)
         if args.command == "merge":
             return merge_files(args.parts, args.output)
         if args.command == "report":
@@ -135,8 +135,8 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
     return EXIT_SLOWER if slower or broken else EXIT_OK
 
 
-def spread(root: Path) -> int:
-    """Print how much the stored cases move from process to process."""
+def spread(root: Path, least_runs: int) -> int:
+    """Print how much the cases of at least `least_runs` stored runs move from process to process."""
     from qbench.baseline import REMEDY, File
     from qbench.result import read_json
     from qbench.spread import spread_lines, spreads
@@ -144,7 +144,7 @@ def spread(root: Path) -> int:
     for folder in sorted({path.parent for path in root.glob("**/*.json")}):
         print(folder)
         files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]
-        print("\n".join(spread_lines(spreads(files))))
+        print("\n".join(spread_lines(spreads(files, least_runs))))
     return EXIT_OK
 
 
@@ -233,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
+    command.add_argument("--runs", type=int, default=3, metavar="N", help="cases of at least N runs (default: 3)")
     command = add("merge", "join the parts of one sweep into one report")
     command.add_argument("parts", type=Path, nargs="+", metavar="PART.json")
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")

@@ -114,16 +114,33 @@ class ProviderInfo:
     name: str
     accumulator: str = "fp32"
     needs_cuda: bool = False
+    needs_capability: tuple[int, int] = (0, 0)
+
+    def missing(self, capability: tuple[int, int] | None) -> str:
+        """Why it cannot run on a GPU of this compute capability (None: no GPU), or "" if it can."""
+        if capability is None:
+            return f"provider {self.name} needs a CUDA device, and torch finds none" if self.needs_cuda else ""
+        if capability >= self.needs_capability:
+            return ""
+        wanted, found = (".".join(map(str, each)) for each in (self.needs_capability, capability))
+        return f"provider {self.name} needs compute capability {wanted}, this GPU has {found}"
 
 
-def provider(name: str, *, accumulator: str = "fp32", needs_cuda: bool = False) -> Callable[[F], F]:
-    """Name a provider and declare its accumulator ("fp32", "fp8-fast", "fp8-promoted", "int32").
+def provider(
+    name: str,
+    *,
+    accumulator: str = "fp32",
+    needs_cuda: bool = False,
+    needs_capability: tuple[int, int] = (0, 0),
+) -> Callable[[F], F]:
+    """Name a provider and declare its accumulator (`qbench.check.ACCUMULATORS`) and what it needs.
 
-    A provider that `needs_cuda` is reported unsupported, with the reason, where there is no GPU.
+    Where what it needs is missing it is reported unsupported, with the reason; a capability implies a GPU.
     """
+    info = ProviderInfo(name, accumulator, needs_cuda or needs_capability > (0, 0), needs_capability)
 
     def mark(function: F) -> F:
-        function.__qbench_provider__ = ProviderInfo(name, accumulator, needs_cuda)  # type: ignore[attr-defined]
+        function.__qbench_provider__ = info  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -18,6 +18,13 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def capability() -> tuple[int, int] | None:
+    """Compute capability of the current CUDA device, None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_capability() if has_cuda() else None
+
+
 def describe(index: int | None = None) -> Device:
     """The CUDA device `index` (the current one by default), or this CPU where there is none."""
     import torch

@@ -12,7 +12,8 @@ What `repair()` changes, and the failure each change prevents (Triton 3.6.0 and 
 - `range(tensor)` is a TypeError on Triton 3.6 with numpy >= 2.4.
 - A masked load or store outside every argument's memory went unnoticed. Now it is an IndexError.
 - numpy's warnings for inf and NaN, which a GPU does not raise, are silenced inside a kernel.
-- Patching `triton.language` anew in every device function is skipped; that was most of the time.
+- Patching `triton.language` anew in every device function is skipped, and so is computing the operands of
+  overflow assertions that are off unless debugging; that was most of the time.
 
 `dot_scaled`, inline assembly and libdevice stay unsupported, with Triton's own error.
 Triton, torch and numpy are imported when `repair()` is called, so importing this module costs nothing.
@@ -20,6 +21,7 @@ Triton, torch and numpy are imported when `repair()` is called, so importing thi
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 _SATURATE_AT = {"fp8e4nv": 448.0, "fp8e5": 57344.0}
@@ -36,6 +38,8 @@ def repair() -> None:
     _repair_operators(interpreter)
     _repair_language_patching(interpreter)
     _repair_memory(interpreter)
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=builder.options.debug)
     interpreter._qbench_repaired = True
 
 
@@ -138,7 +142,9 @@ def _repair_operators(interpreter: Any) -> None:
         return handle(_encode(x64 * y64 + z64, dtype), dtype)
 
     def dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
-        product = np.matmul(_decode(a.data, a.dtype.scalar), _decode(b.data, b.dtype.scalar), dtype=d.data.dtype)
+        product = np.matmul(
+            _decode(a.data, a.dtype.scalar), _decode(b.data, b.dtype.scalar), dtype=d.data.dtype
+        )
         return handle(product + d.data, d.dtype.scalar)
 
     builder.binary_op = binary

@@ -12,6 +12,7 @@ import torch
 
 from qbench.case import Case, Thunk, Unsupported, provider_info
 from qbench.check import WrongResult
+from qbench.device import capability
 from qbench.result import Ceilings, Times
 from qbench.tensors import clone, nbytes, poisoned_allocations, same_bits
 from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
@@ -77,10 +78,11 @@ class Bench:
         return _times(timed), timed.samples.ns
 
     def _checked(self, case: Case) -> tuple[tuple[Any, ...], Thunk, Any]:
-        if provider_info(case.provider).needs_cuda and self.timer is None:
-            raise Unsupported(f"provider {case.provider_name} needs a CUDA device, and torch finds none")
+        if missing := provider_info(case.provider).missing(capability()):
+            raise Unsupported(missing)
         inputs = case.op.inputs(case.workload, self.device)
         thunk = case.provider(*inputs)
+        thunk()  # torch.compile would give up for good if its first call came under the poison below
         with poisoned_allocations():
             output = thunk()
         verify(case, output, inputs)

@@ -13,7 +13,7 @@ from qbench.baseline import File
 from qbench.stats import quantile, variance
 
 
-def spreads(files: Iterable[File], least_runs: int = 3) -> dict[str, float]:
+def spreads(files: Iterable[File], least_runs: int) -> dict[str, float]:
     """Coefficient of variation of each case's medians over its runs; cases of fewer runs are left out."""
     return {
         case: math.sqrt(variance([math.log(record.median_ns) for record in records]))

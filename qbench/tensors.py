@@ -112,7 +112,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 class _PoisonedAllocations(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

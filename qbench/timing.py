@@ -29,8 +29,8 @@ _SWEEP = 3  # sweep and rotate through this many times the L2
 _MAX_COPIES = 320
 _MAX_LAUNCHES = 1000
 _MAX_EAGER = 64
-_LEAD_CYCLES = 300_000  # about 0.15 ms of spin in which the host queues events and graph
-_EAGER_CYCLES = 60_000  # and 30 us more for each call queued eagerly
+_CYCLES_PER_NS = 2  # at most: no GPU has run faster than 2 GHz for long
+_LEAD_NS = 150_000  # least spin in which the host queues events and burst
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class CudaTimer:
     def estimate_ns(self, thunk: Thunk) -> float:
         """Rough device time of one call: the quickest of a few, launch gaps hidden behind a spin."""
         burst = self._eager([thunk], 1)
-        return max(500.0, min(self._between(burst) for _ in range(3)))
+        return max(500.0, min(self._between(burst, self._lead(burst)) for _ in range(3)))
 
     def time(self, thunks: list[Thunk], plan: Plan) -> Timed:
         """Time `thunks` in rotation, `plan.launches` calls a burst."""
@@ -145,12 +145,13 @@ class CudaTimer:
                 thunks[0]()
             burst = self._capture(thunks, plan.launches) or self._eager(thunks, min(plan.launches, _MAX_EAGER))
             burst.run()  # uploads the graph
+            lead = self._lead(burst)
             self.monitor.recover(self.policy.recover_s)
             before = self.monitor.clock_mhz()
             poison(burst.outputs)
-            length_ns = self._between(burst)
+            length_ns = self._between(burst, lead)
             samples = _until_converged(
-                lambda: self._rested(burst, length_ns) / burst.launches, length_ns, self.policy
+                lambda: self._rested(burst, lead, length_ns) / burst.launches, length_ns, self.policy
             )
             after, reasons = self.monitor.clock_mhz(), self.monitor.throttle_reasons()
             poison(burst.outputs)
@@ -169,6 +170,8 @@ class CudaTimer:
         self._stream.synchronize()
         held: deque[Any] = deque(maxlen=len(thunks))
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
         try:
             graph.capture_begin()
             try:
@@ -180,28 +183,42 @@ class CudaTimer:
             if "captur" not in str(error).lower():
                 raise
             torch.cuda.synchronize()
+            generator.graphsafe_set_state(state)  # a broken capture leaves torch's generator refusing to work
             return None
-        return _Burst(graph.replay, held, launches, "graph", _LEAD_CYCLES)
+        return _Burst(graph.replay, held, launches, "graph")
 
     def _eager(self, thunks: list[Thunk], launches: int) -> _Burst:
-        """One burst as eager calls; the spin before it lasts while the host queues them."""
+        """One burst as eager calls, queued while the spin before it lasts."""
         held: deque[Any] = deque(maxlen=len(thunks))
 
         def run() -> None:
             for index in range(launches):
                 held.append(thunks[index % len(thunks)]())
 
-        return _Burst(run, held, launches, "events", _LEAD_CYCLES + launches * _EAGER_CYCLES)
+        return _Burst(run, held, launches, "events")
 
-    def _rested(self, burst: _Burst, length_ns: float) -> float:
+    def _lead(self, burst: _Burst) -> int:
+        """Cycles to spin before a burst: twice what the host took to queue it just now.
+
+        A graph of hundreds of nodes takes the host longer than a spin of fixed length: the burst then starts with
+        a gap that reads as 3% on 5 us kernels.
+        """
+        torch.cuda.synchronize()
+        start = time.perf_counter_ns()
+        burst.run()
+        queued_ns = time.perf_counter_ns() - start
+        torch.cuda.synchronize()
+        return int(_CYCLES_PER_NS * max(_LEAD_NS, min(2 * queued_ns, 20_000_000)))
+
+    def _rested(self, burst: _Burst, lead: int, length_ns: float) -> float:
         """A rest, the L2 swept, the stream kept busy, one burst: its nanoseconds."""
         time.sleep(max(self.policy.rest_ms * 1e-3, min(length_ns * 1e-9, 0.1)))
         torch.sum(self._sweep)
-        return self._between(burst)
+        return self._between(burst, lead)
 
-    def _between(self, burst: _Burst) -> float:
+    def _between(self, burst: _Burst, lead: int) -> float:
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(burst.lead_cycles)
+        torch.cuda._sleep(lead)
         start.record()
         burst.run()
         stop.record()
@@ -215,4 +232,3 @@ class _Burst:
     outputs: deque[Any]
     launches: int
     method: str
-    lead_cycles: int

@@ -25,6 +25,19 @@ from .format import (
 )
 from .hadamard import hadamard_matrix, rotate
 from .linear import LinearMXFP4, LinearNVFP4
+from .linear_op import linear
+from .models import (
+    LLAMA_3_1_8B,
+    LLAMA_3_3_70B,
+    MODELS,
+    NEMOTRON_NANO_9B_V2,
+    Layer,
+    Model,
+    from_config,
+    get_model,
+)
+from .ops.gemm import bf16_gemm, gemm, gemm_quantize, hadamard_gemm
+from .ops.quantize import QuantizeOptions, quantize_fp4, quantize_fp8, quantize_int8
 from .swizzle import from_blocked, to_blocked
 from .tensor import QTensor
 
@@ -32,26 +45,43 @@ __all__ = [
     "FORMATS",
     "FP8",
     "FP8_TOKEN",
+    "Format",
     "INT8",
     "INT8_ASYM",
     "INT8_TOKEN",
+    "LLAMA_3_1_8B",
+    "LLAMA_3_3_70B",
+    "Layer",
+    "LinearMXFP4",
+    "LinearNVFP4",
+    "MODELS",
     "MXFP4",
     "MXFP4_ABS_MAX",
     "MXFP4_CEIL",
     "MXFP4_EVEN",
     "MXFP4_QUEST",
     "MXFP4_RCEIL",
+    "Model",
+    "NEMOTRON_NANO_9B_V2",
     "NVFP4",
     "NVFP4_1L",
-    "Format",
-    "LinearMXFP4",
-    "LinearNVFP4",
     "QTensor",
+    "QuantizeOptions",
+    "bf16_gemm",
     "from_blocked",
+    "from_config",
+    "gemm",
+    "gemm_quantize",
     "get_format",
+    "get_model",
+    "hadamard_gemm",
     "hadamard_matrix",
+    "linear",
     "matmul",
     "quantize",
+    "quantize_fp4",
+    "quantize_fp8",
+    "quantize_int8",
     "reference",
     "rotate",
     "scaled_fp8_quant",

@@ -16,11 +16,12 @@ import torch
 
 import qbench
 from qbench import Case, Op, Provider, Workload
+from qbench.device import capability
 from qkernels import models
 from qkernels.format import Format
 
 DTYPES = ("half", "bfloat16", "float")
-GPU_BATCHES = (1, 16, 64, 256, 1024, 4096)
+GPU_BATCHES = (1, 16, 128, 1024, 4096)
 CPU_SHAPES = tuple((m, n, k) for n, k in ((512, 512), (1024, 512)) for m in (1, 16, 128))
 CUBES = (128, 256, 512, 1024, 2048, 4096)
 LAYERS = tuple((m, n, 4096) for n in (4096, 11008) for m in (1, 8, 32, 128))
@@ -90,6 +91,10 @@ class Sweep:
         dtypes = self.dtypes or (DTYPES if self.full else ("half",))
         return [Workload.of(0, m=m, k=k, dtype=d, **axes) for d in dtypes for k in hidden for m in tokens]
 
+    def compiled(self, shapes: list[Workload]) -> list[Workload]:
+        """Shapes for torch.compile, which takes seconds for each: the last one, all with --full or when named."""
+        return shapes if self.full or "torch-compile" in self.providers else shapes[-1:]
+
     def cases(self, op: Op, providers: Sequence[Provider], workloads: Iterable[Workload]) -> list[Case]:
         """Cases of the selected providers. One that cannot run here at all stands for its shapes by the first."""
         listed = list(workloads)
@@ -110,7 +115,7 @@ class Sweep:
 
         info = qbench.provider_info(provider)
         library = LIBRARIES.get(info.name)
-        return (self.gpu or not info.needs_cuda) and (library is None or installed(library))
+        return not info.missing(capability()) and (library is None or installed(library))
 
 
 def _model(name: str) -> models.Model:

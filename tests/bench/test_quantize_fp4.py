@@ -20,9 +20,11 @@ def cases(sweep):
     for fmt in (MXFP4, MXFP4_ABS_MAX, MXFP4_QUEST):
         sizes = (0, *sweep.hadamards(MXFP4, (128,))) if fmt is MXFP4 else sweep.hadamards(fmt, (128,))
         for had in sizes:
-            rivals = [torch_compile, torchao_quantize, gemlite_quantize] if fmt is MXFP4 and not had else []
             shapes = sweep.activations(had=had)
-            made += sweep.cases(quantize_fp4(fmt), [quantize_mxfp4, *rivals, *slow], shapes)
+            made += sweep.cases(quantize_fp4(fmt), [quantize_mxfp4, *slow], shapes)
+            if fmt is MXFP4 and not had:
+                made += sweep.cases(quantize_fp4(fmt), [torchao_quantize, gemlite_quantize], shapes)
+                made += sweep.cases(quantize_fp4(fmt), [torch_compile], sweep.compiled(shapes))
     return made
 
 

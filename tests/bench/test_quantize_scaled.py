@@ -15,10 +15,11 @@ def cases(sweep):
         if sweep.quant_dtype not in (None, name):
             continue
         for scale in ("static",) if sweep.static_scale else KINDS[name]:
-            providers = [kernel, vllm_quantize]
+            shapes = sweep.activations(scale=scale)
+            eager = [] if sweep.gpu or scale == "asymmetric" else [torch_eager]
+            made += sweep.cases(op, [kernel, vllm_quantize, *eager], shapes)
             if scale != "asymmetric":
-                providers += [torch_compile] if sweep.gpu else [torch_eager, torch_compile]
-            made += sweep.cases(op, providers, sweep.activations(scale=scale))
+                made += sweep.cases(op, [torch_compile], sweep.compiled(shapes))
     return made
 
 

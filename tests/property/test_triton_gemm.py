@@ -165,6 +165,19 @@ def test_nan_stays_in_its_row_and_its_column() -> None:
     assert torch.equal(out.isnan(), expected)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float32"])
+@pytest.mark.parametrize("fmt", [NVFP4_1L, MXFP4], ids=lambda fmt: fmt.name)
+def test_a_nan_scale_is_neither_infinite_nor_a_number(fmt: Format, kind: str) -> None:
+    """Positive operands only: with a zero or a mixed sign among them, inf would give NaN as well."""
+    data = torch.full((2, 32), 0x22, dtype=torch.uint8, device=DEVICE)
+    scale = torch.full((2, 64 // fmt.block), ONE[fmt.scale], dtype=torch.uint8, device=DEVICE)
+    scale[1, 1] = 255
+    ones = torch.ones(3, 64, dtype=getattr(torch, kind), device=DEVICE)
+    out = fp4_gemm(ones, QTensor(data, scale, fmt, (2, 64)))
+    assert bool((out[:, 0] == 64).all())
+    assert bool(out[:, 1].isnan().all())
+
+
 def test_strided_rows_and_poisoned_surroundings() -> None:
     """Column slices of larger tensors: nothing outside of the slice may be read into the result."""
     big = torch.full((9, 200), float("nan"), dtype=torch.float16, device=DEVICE)

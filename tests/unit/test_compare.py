@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from quantizer_samples import every_block_format, every_format, sample, static
 from torch import Tensor
 
 import qkernels.compare as compare
-import qkernels.quantize as quantize_module
+
 from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3, pack_e2m1, unpack_e2m1
 from qkernels.compare import compare_quantized
 from qkernels.format import (
@@ -122,7 +123,8 @@ def test_structure_is_judged_before_values():
 def test_chunks_are_joined(fmt: Format, monkeypatch: pytest.MonkeyPatch):
     x = sample().view(4, 12, 256)
     whole = quantize(x, fmt, **static(fmt))
-    monkeypatch.setattr(quantize_module, "CHUNK_ELEMENTS", 7 * 256)
+    # `qkernels.quantize` names the function too: the package exports it
+    monkeypatch.setattr(importlib.import_module("qkernels.quantize"), "CHUNK_ELEMENTS", 7 * 256)
     monkeypatch.setattr(compare, "CHUNK_ELEMENTS", 7 * 256)
     parts = quantize(x, fmt, **static(fmt))
     assert torch.equal(parts.data.view(torch.uint8), whole.data.view(torch.uint8))

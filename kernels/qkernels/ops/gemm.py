@@ -46,7 +46,7 @@ def gemm(fmt: Format, activation: Format | None = None) -> Op:
     Operands (x, w): x [M, K] bf16 (or the axis `dtype`) or a QTensor, w a QTensor [N, K]. Output [M, N] in bf16, or
     in x's dtype. The axis `had` is the rotation both operands were given before.
     """
-    kind = "w4a16" if activation is None else "w4a4"
+    kind = f"w{fmt.element.bits}a{16 if activation is None else activation.element.bits}"
 
     def inputs(workload: Workload, device: torch.device) -> tuple[Operand, QTensor]:
         m, n, k = _mnk(workload)

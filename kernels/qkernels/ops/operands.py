@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from qbench import Unsupported
 from qkernels.format import Format, get_format
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
@@ -48,5 +49,8 @@ def _weight(n: int, k: int, name: str, hadamard: int, seed: int, device: torch.d
 
 
 def weight(n: int, k: int, fmt: Format, hadamard: int, seed: int, device: torch.device) -> QTensor:
-    """A quantized weight [n, k], rotated first where `hadamard` is not 0."""
+    """A quantized weight [n, k], rotated first where `hadamard` is not 0. Unsupported where that does not divide k."""
+    if hadamard and k % hadamard:
+        fitting = [str(size) for size in fmt.hadamard if k % size == 0]
+        raise Unsupported(f"K = {k} is not a multiple of the Hadamard size {hadamard}", " or ".join(fitting))
     return _weight(n, k, fmt.name, hadamard, seed, device)

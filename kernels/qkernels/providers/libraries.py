@@ -38,13 +38,6 @@ def _need(name: str, *parts: str) -> Any:
     return module
 
 
-def _need_capability(major: int, what: str) -> None:
-    found = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
-    if found[0] < major:
-        raise Unsupported(f"{what} needs compute capability {major}.0, this device has {found[0]}.{found[1]}",
-                          instead="triton")  # fmt: skip
-
-
 @provider("vllm", needs_cuda=True)
 def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """vLLM's scaled_fp8_quant and scaled_int8_quant."""
@@ -68,11 +61,10 @@ def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     raise Unsupported(f"vLLM's quantizers here take FP8 and INT8, not {fmt.name}")
 
 
-@provider("vllm-cutlass", needs_cuda=True)
+@provider("vllm-cutlass", needs_capability=(10, 0))
 def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """vLLM's CUTLASS NVFP4 product (Blackwell)."""
     ops = _need("vllm", "_custom_ops")
-    _need_capability(10, "cutlass_scaled_fp4_mm")
     if a.format.name not in ("nvfp4", "nvfp4_1l"):
         raise Unsupported(f"cutlass_scaled_fp4_mm takes NVFP4, not {a.format.name}")
     left_scale, right_scale = (to_blocked(o.scale).view(torch.float8_e4m3fn) for o in (a, b))
@@ -80,11 +72,10 @@ def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     return lambda: ops.cutlass_scaled_fp4_mm(a.data, b.data, left_scale, right_scale, alpha, torch.bfloat16)
 
 
-@provider("qutlass", needs_cuda=True)
+@provider("qutlass", needs_capability=(10, 0))
 def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """QuTLASS: fused Hadamard and MXFP4 abs_max quantization, then its MXFP4 product (Blackwell)."""
     qutlass = _need("qutlass")
-    _need_capability(10, "qutlass")
     if w.format.rule != "abs_max" or w.hadamard is None:
         raise Unsupported("qutlass is compared on mxfp4_abs_max with a rotation")
     from qkernels.hadamard import hadamard_matrix

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qbench import Unsupported, provider
+from qbench import provider
 from qkernels.quantize import quantize
 from qkernels.swizzle import to_blocked
 from qkernels.tensor import QTensor
@@ -37,7 +37,7 @@ def torch_bf16(a: Tensor | QTensor, b: Tensor | QTensor) -> Callable[[], Tensor]
 @provider("layer")
 def module_forward(x: Tensor, layer: torch.nn.Module) -> Callable[[], Tensor]:
     """A layer's own forward, whichever kernels it runs on."""
-    return lambda: layer(x)  # type: ignore[no-any-return]
+    return lambda: layer(x)
 
 
 @provider("torch-eager", accumulator="fp32")
@@ -53,15 +53,9 @@ def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
     return run
 
 
-@provider("torch-scaled-mm", needs_cuda=True)
+@provider("torch-scaled-mm", needs_capability=(10, 0))
 def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """`torch._scaled_mm` on FP4 operands with blocked scales: Blackwell's block-scaled matrix units."""
-    major, minor = torch.cuda.get_device_capability()
-    if major < 10:
-        raise Unsupported(
-            f"torch._scaled_mm multiplies FP4 from compute capability 10.0 on, this GPU has {major}.{minor}",
-            instead="torch-bf16 or triton",
-        )
     element = torch.float8_e4m3fn if a.format.scale == "e4m3" else torch.float8_e8m0fnu
     left, right = (operand.data.view(torch.float4_e2m1fn_x2) for operand in (a, b))
     left_scale, right_scale = (to_blocked(operand.scale).view(element) for operand in (a, b))
@@ -75,11 +69,9 @@ def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     return run
 
 
-@provider("torch-scaled-mm", accumulator="fp8-fast", needs_cuda=True)
+@provider("torch-scaled-mm", accumulator="fp8-fast", needs_capability=(8, 9))
 def torch_scaled_mm_fp8(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """`torch._scaled_mm` on FP8 e4m3 operands: per-tensor scales, or a scale a row on both sides."""
-    if torch.cuda.get_device_capability() < (8, 9):
-        raise Unsupported("torch._scaled_mm multiplies FP8 from compute capability 8.9 on", instead="torch-bf16")
     left, right = a.data, b.data.T
     rowwise = a.scale.numel() > 1 or b.scale.numel() > 1
     left_scale = a.scale.reshape(-1, 1).contiguous() if rowwise else a.scale.reshape(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,13 +35,10 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     return _runner(x, options, _compiled(_formula(options)))
 
 
-_COMPILED: dict[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]] = {}
-
-
+@cache  # one compiled function per formula: operands in rotation must not compile it again
 def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    if formula not in _COMPILED:
-        _COMPILED[formula] = torch.compile(formula, dynamic=False)
-    return _COMPILED[formula]
+    made: Callable[..., tuple[Tensor, Tensor]] = torch.compile(formula, dynamic=False)
+    return made
 
 
 def _runner(
@@ -117,7 +115,8 @@ def _pack(y: Tensor) -> Tensor:
         code = code + (size >= bound if index % 2 else size > bound).to(torch.uint8)
     code = code | (torch.signbit(y).to(torch.uint8) << 3)
     pairs = code.unflatten(-1, (code.shape[-1] // 2, 2))
-    return pairs[..., 0] | (pairs[..., 1] << 4)
+    packed: Tensor = pairs[..., 0] | (pairs[..., 1] << 4)
+    return packed
 
 
 _FP8 = {("tensor", True): fp8_static, ("tensor", False): fp8_tensor, ("row", False): fp8_token}

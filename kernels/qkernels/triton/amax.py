@@ -19,11 +19,10 @@ from torch import Tensor
 from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.launch import choose_tile
 
-PROGRAMS = 512  # four for each SM of an H200 keep its memory busy; a power of two, read back as one vector
-_ELEMENTS = 8192
+PROGRAMS = 512  # a power of two (read back as one vector); about four for each of 132 SMs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "across", "tiles"])
 def amax_kernel(
     x_ptr, partial_ptr, m, k, stride, across, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
@@ -62,14 +61,13 @@ def largest(partial_ptr, COUNT: tl.constexpr):
 def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> Tensor:
     """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous."""
     m, k = x.shape
-    tile = choose_tile(m, k, elements=_ELEMENTS, hadamard=hadamard)
+    # a rotated tile of 8192 spills on sm_80; at Hadamard 128 choose_tile still takes 8192
+    tile = choose_tile(m, k, hadamard=hadamard, elements=8192 if hadamard is None else 4096)
     programs = min(PROGRAMS, triton.next_power_of_2(tile.programs))
     partial = torch.empty(programs, dtype=torch.int32, device=x.device)
     with torch.cuda.device_of(x):
         amax_kernel[(programs,)](
             x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
-            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only,
-            # fp32 tiles in flight would need 102 kB of shared memory, more than sm_89 has, and spill
-            num_warps=8, num_stages=1 if x.dtype == torch.float32 else 3, enable_fp_fusion=False,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8, enable_fp_fusion=False,
         )  # fmt: skip
     return partial

@@ -15,6 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+
 @triton.jit
 def magnitude_bits(x):
     """fp32 of any shape -> int32 bits of |x|; NaN > inf > every number."""
@@ -35,7 +36,9 @@ def encode_e2m1(y, GAIN: tl.constexpr = 1.0):
     else:  # the product is not rounded: 3*y has two bits more than fp32 holds
         binade = tl.maximum((size * GAIN).to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
         total = tl.fma(size, GAIN, (binade + (22 << 23)).to(tl.float32, bitcast=True))
-    code = total.to(tl.int32, bitcast=True) + (binade >> 22) + 2  # binade >> 22 is 254 + 2e, and -254 is 2 mod 8
+    code = (
+        total.to(tl.int32, bitcast=True) + (binade >> 22) + 2
+    )  # binade >> 22 is 254 + 2e, and -254 is 2 mod 8
     return (code & 7) | ((y_bits >> 28) & 8)
 
 
@@ -71,11 +74,14 @@ def encode_e4m3(y):
 @triton.jit
 def correct_quotient(x, divisor, inverse):
     """x/divisor rounded once, from inverse = fl(1/divisor) (Markstein 1990): the remainder of a first quotient is
-    exact in a fused multiply-add. Three operations, against nine and a branch of `div_rn`. Every quotient and
-    remainder that matters must be in fp32's normal range; an infinite first quotient gives NaN.
+    exact in a fused multiply-add. Four operations, against nine and a branch of `div_rn`. The divisor is > 0;
+    every quotient and remainder that matters must be in fp32's normal range; an infinite quotient gives NaN.
     """
     quotient = x * inverse
-    return tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)
+    better = tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)
+    # the sums turn -0 into +0
+    bits = (better.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | (x.to(tl.int32, bitcast=True) & -0x80000000)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -120,7 +126,11 @@ def hadamard_tile(N: tl.constexpr, DTYPE: tl.constexpr):
     shared = shared ^ (shared >> 2)
     shared = shared ^ (shared >> 1)
     sign = (1 - 2 * (shared & 1)).to(tl.float32)
-    return sign.to(tl.bfloat16 if DTYPE == tl.float32 else DTYPE)
+    if tl.float32 == DTYPE:
+        matrix = sign.to(tl.bfloat16)
+    else:
+        matrix = sign.to(DTYPE)
+    return matrix
 
 
 @triton.jit
@@ -136,12 +146,13 @@ def rotate_tile(x, matrix, N: tl.constexpr):
     root: tl.constexpr = N**-0.5
     x = tl.reshape(x, (groups, N))
     if x.dtype == tl.float32:
-        high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-        rest = x - high
-        middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-        total = tl.dot((rest - middle).to(tl.bfloat16), matrix)
-        total = tl.dot(middle.to(tl.bfloat16), matrix, total)
-        total = tl.dot(high.to(tl.bfloat16), matrix, total)
+        total = tl.zeros((groups, N), tl.float32)
+        # Unrolled: in a loop, Triton 3.6 leaves products in flight across iterations while their register operand
+        # is written anew (sm_90, N = 64: wrong scales in a tenth of the blocks, seen on an H200).
+        for _part in tl.static_range(3):
+            high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+            total = tl.dot(high.to(tl.bfloat16), matrix, total)
+            x = x - high
     else:
         total = tl.dot(x, matrix)
     return total * root

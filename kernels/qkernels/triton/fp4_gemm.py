@@ -40,17 +40,21 @@ if TYPE_CHECKING:
 
 
 @triton.jit
-def load_fp4(
-    codes, scales, limit, BLOCK: tl.constexpr, BK: tl.constexpr, EVEN_K: tl.constexpr,
-    E8M0: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """A tile of BK columns of which the first `limit` exist; the others are code 0, that is zero."""
-    if EVEN_K:
-        packed, scale = tl.load(codes), tl.load(scales)
+def load_columns(pointers, columns, limit, EVEN: tl.constexpr):
+    """A tile of which the first `limit` columns exist; the others are 0, in codes the value zero."""
+    if EVEN:
+        return tl.load(pointers)
     else:
-        packed = tl.load(codes, mask=tl.arange(0, BK // 2)[None, :] < limit // 2, other=0)
-        scale = tl.load(scales, mask=tl.arange(0, BK // BLOCK)[None, :] < limit // BLOCK, other=0)
-    return dequantize_tile(packed, scale, E8M0, DTYPE)
+        return tl.load(pointers, mask=columns[None, :] < limit, other=0)
+
+
+@triton.jit
+def load_next(pointers, columns, limit, EVEN: tl.constexpr):
+    """load_columns for the step after this one, of which nothing may exist (limit <= 0)."""
+    if EVEN:
+        return tl.load(pointers, mask=limit > 0, other=0)
+    else:
+        return tl.load(pointers, mask=columns[None, :] < limit, other=0)
 
 
 @triton.jit
@@ -73,31 +77,39 @@ def gemm_tile(
     # Rows past the edge repeat the last one: their results are never stored, and loads stay unmasked.
     rows = tl.minimum(row0 + tl.arange(0, BM), m - 1).to(tl.int64)[:, None]
     columns = tl.minimum(column0 + tl.arange(0, BN), n - 1).to(tl.int64)[:, None]
-    b_codes = b_ptr + columns * stride_b + tl.arange(0, BK // 2)[None, :]
-    b_scales = b_scale_ptr + columns * stride_b_scale + tl.arange(0, BK // BLOCK)[None, :]
+    values, codes, blocks = tl.arange(0, BK), tl.arange(0, BK // 2), tl.arange(0, BK // BLOCK)
+    b_codes = b_ptr + columns * stride_b + codes[None, :]
+    b_scales = b_scale_ptr + columns * stride_b_scale + blocks[None, :]
+    b_scale = load_columns(b_scales, blocks, k // BLOCK, EVEN_K)
     if a_scale_ptr is None:
-        a_values = a_ptr + rows * stride_a + tl.arange(0, BK)[None, :]
+        a_values = a_ptr + rows * stride_a + values[None, :]
     else:
-        a_values = a_ptr + rows * stride_a + tl.arange(0, BK // 2)[None, :]
-        a_scales = a_scale_ptr + rows * stride_a_scale + tl.arange(0, BK // BLOCK)[None, :]
+        a_codes = a_ptr + rows * stride_a + codes[None, :]
+        a_scales = a_scale_ptr + rows * stride_a_scale + blocks[None, :]
+        a_scale = load_columns(a_scales, blocks, k // BLOCK, EVEN_K)
 
+    # Scales are taken one step ahead: a tile has so few of them that the compiler would not prefetch them itself.
     sums = tl.zeros((BN, BM), dtype=tl.float32)
     for step in range(tl.cdiv(k, BK)):
         limit = k - step * BK
+        left = (limit - BK) // BLOCK
+        b_scales += BK // BLOCK
+        b_scale_next = load_next(b_scales, blocks, left, EVEN_K)
         if a_scale_ptr is None:
-            if EVEN_K:
-                a = tl.load(a_values)
-            else:
-                a = tl.load(a_values, mask=tl.arange(0, BK)[None, :] < limit, other=0.0)
-            a = a.to(DTYPE)
+            # m > 0 always, but the compiler does not know: so a passes through registers, and Triton then waits for
+            # the product in each iteration. Of two direct loads it would leave products in flight while the next
+            # iteration writes their weight registers, which is undefined (see rotate_tile, where it went wrong).
+            a = tl.where(m > 0, load_columns(a_values, values, limit, EVEN_K).to(DTYPE), 0.0)
             a_values += BK
         else:
-            a = load_fp4(a_values, a_scales, limit, BLOCK, BK, EVEN_K, E8M0, DTYPE)
-            a_values += BK // 2
             a_scales += BK // BLOCK
-        b = load_fp4(b_codes, b_scales, limit, BLOCK, BK, EVEN_K, E8M0, DTYPE)
+            a_scale_next = load_next(a_scales, blocks, left, EVEN_K)
+            a = dequantize_tile(load_columns(a_codes, codes, limit // 2, EVEN_K), a_scale, E8M0, DTYPE)
+            a_scale = a_scale_next
+            a_codes += BK // 2
+        b = dequantize_tile(load_columns(b_codes, codes, limit // 2, EVEN_K), b_scale, E8M0, DTYPE)
+        b_scale = b_scale_next
         b_codes += BK // 2
-        b_scales += BK // BLOCK
         sums = tl.dot(b, tl.trans(a), sums, input_precision=PRECISION)
     return sums, row0, column0
 
@@ -113,11 +125,11 @@ def finish(sums, a_gs_ptr, b_gs_ptr, bias_ptr, factor, columns, n):
         b_alpha = tl.div_rn(1.0, tl.load(b_gs_ptr))
     result = tl.trans(sums) * factor
     if a_gs_ptr is not None and b_gs_ptr is not None:
-        # Where the product leaves the normal numbers, the result need not: the larger first, then the smaller.
+        # Where the product of the two leaves the normal numbers the result need not: then one after the other.
         alpha = a_alpha * b_alpha
         normal = (alpha >= 1.1754943508222875e-38) & (alpha < float("inf"))
-        result *= tl.where(normal, alpha, tl.maximum(a_alpha, b_alpha))
-        result *= tl.where(normal, 1.0, tl.minimum(a_alpha, b_alpha))
+        result *= tl.where(normal, alpha, a_alpha)
+        result *= tl.where(normal, 1.0, b_alpha)
     else:
         result *= a_alpha * b_alpha
     if bias_ptr is not None:

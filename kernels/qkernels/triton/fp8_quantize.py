@@ -55,7 +55,7 @@ def to_e4m3(y, HARDWARE: tl.constexpr):
         return encode_e4m3(y)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def fp8_tensor_kernel(
     x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
@@ -139,7 +139,8 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
     if scale is not None:
         scales = as_scale(scale, "scale", x.device)
     else:
-        scales = torch.zeros(1, dtype=torch.float32, device=x.device) if m == 0 else torch.empty(1, dtype=torch.float32, device=x.device)
+        allocate = torch.empty if m > 0 else torch.zeros
+        scales = allocate(1, dtype=torch.float32, device=x.device)
         partial = partial_amax(x) if m > 0 else None
     if m > 0:
         tile = choose_tile(m, k)

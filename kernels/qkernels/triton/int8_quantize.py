@@ -57,7 +57,7 @@ def to_int8(y, zero_point):
     return tl.where(y == y, code, 0).to(tl.int8)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def int8_static_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, m, k, stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SYMMETRIC: tl.constexpr,
@@ -124,7 +124,9 @@ def int8_token_kernel(
         factor = tl.minimum(tl.div_rn(127.0, amax), _LARGEST)
     else:
         lowest, highest = tl.min(low, axis=0), tl.max(high, axis=0)
-        factor, zero_point = asymmetric_scale(tl.where(finite, lowest, 0.0), tl.where(finite, highest, 0.0), amax)
+        factor, zero_point = asymmetric_scale(
+            tl.where(finite, lowest, 0.0), tl.where(finite, highest, 0.0), amax
+        )
         scale = factor
         zero_point = tl.where(finite, zero_point, 0)
         tl.store(zero_ptr + row, zero_point)
@@ -152,9 +154,13 @@ def int8_quantize(
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if symmetric and zero_point is not None:
-        raise ValueError("zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out")
+        raise ValueError(
+            "zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out"
+        )
     if not symmetric and (scale is None) != (zero_point is None):
-        raise ValueError("asymmetric INT8 takes scale and zero_point together (static) or neither (per token)")
+        raise ValueError(
+            "asymmetric INT8 takes scale and zero_point together (static) or neither (per token)"
+        )
     if scale is None and not per_token:
         raise ValueError("INT8 per tensor is static: pass scale=..., or per_token=True for dynamic scales")
     m, k = check_matrix(x)
@@ -186,10 +192,14 @@ def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor |
         return None
     if isinstance(value, Tensor):
         if value.dtype != torch.int32 or value.numel() != 1:
-            raise TypeError(f"zero_point must be one int32 value, got {value.dtype} {list(value.shape)}; use .int()")
+            raise TypeError(
+                f"zero_point must be one int32 value, got {value.dtype} {list(value.shape)}; use .int()"
+            )
         return value.reshape(1).to(device)
     if abs(value) > (1 << 22) - 128:
-        raise ValueError(f"zero_point = {value} is beyond 2^22 - 128, where fp32 no longer rounds to integers")
+        raise ValueError(
+            f"zero_point = {value} is beyond 2^22 - 128, where fp32 no longer rounds to integers"
+        )
     return torch.full((1,), value, dtype=torch.int32, device=device)
 
 

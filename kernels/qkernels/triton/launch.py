@@ -15,7 +15,8 @@ from torch import Tensor
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ENOUGH_PROGRAMS = 512  # about four for each of 132 SMs; with fewer, smaller tiles fill the GPU better
-_MAX_COLUMNS = 1024
+_LEAST_ELEMENTS = 1024  # of a tile: 16 bytes of fp16 for each of 128 threads
+_COLUMNS = (128, 1024)  # few widths, for each is a kernel to compile
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ def check_matrix(x: Tensor, *, block: int = 1, hadamard: int | None = None) -> t
     if k == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; K must be at least one")
     if k > 1 and x.stride(1) != 1:
-        raise ValueError(f"x has strides {x.stride()}; elements of a row must be adjacent, use x.contiguous()")
+        raise ValueError(
+            f"x has strides {x.stride()}; elements of a row must be adjacent, use x.contiguous()"
+        )
     if k % block:
-        raise ValueError(f"K = {k} is not a multiple of the block {block}; pad K with zeros to {-(-k // block) * block}")
+        padded = triton.cdiv(k, block) * block
+        raise ValueError(f"K = {k} is not a multiple of the block {block}; pad K with zeros to {padded}")
     if hadamard is not None and k % hadamard:
-        raise ValueError(f"K = {k} is not a multiple of the Hadamard size {hadamard}; pad K or take a smaller size")
+        raise ValueError(
+            f"K = {k} is not a multiple of the Hadamard size {hadamard}; pad K or take a smaller size"
+        )
     if not (x.is_cuda or triton.knobs.runtime.interpret):
         raise ValueError(f'x is on {x.device}; Triton needs a CUDA tensor, use backend="torch" elsewhere')
     return m, k
@@ -65,22 +71,27 @@ def as_scale(value: Tensor | float, name: str, device: torch.device) -> Tensor:
     """One float32 on `device`, shape [1]. A tensor's value is not looked at: that would wait for the GPU."""
     if isinstance(value, Tensor):
         if value.dtype != torch.float32 or value.numel() != 1:
-            raise TypeError(f"{name} must be one float32 value, got {value.dtype} {list(value.shape)}; use .float()")
+            raise TypeError(
+                f"{name} must be one float32 value, got {value.dtype} {list(value.shape)}; use .float()"
+            )
         return value.reshape(1).to(device)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} = {value} is not a finite number > 0")
     return torch.full((1,), value, dtype=torch.float32, device=device)
 
 
-def choose_tile(m: int, k: int, *, elements: int = 4096, block: int = 16, hadamard: int | None = None) -> Tile:
-    """A tile of at most `elements`, made smaller where the matrix would give too few programs.
+def choose_tile(m: int, k: int, *, hadamard: int | None = None, elements: int | None = None) -> Tile:
+    """A tile of about `elements`, made smaller where the matrix would give too few programs.
 
-    Its columns hold whole blocks and rotations. A rotated tile holds at least 64 rotations: tensor cores of
-    sm_90 multiply 64 rows at a time, and fewer would be padded.
+    Its columns hold whole blocks and rotations (both at most 128). A rotated tile holds at least 64 rotations:
+    tensor cores of sm_90 multiply 64 rows at a time, and fewer would be padded.
     """
-    columns = min(_MAX_COLUMNS, max(block, hadamard or 0, triton.next_power_of_2(k)))
-    least = 1 if hadamard is None else max(1, 64 * hadamard // columns)
-    rows = max(least, min(elements // columns, triton.next_power_of_2(m)))
+    if elements is None:
+        elements = 4096 if hadamard is None else 8192
+    narrow, wide = _COLUMNS
+    columns = min(wide, max(narrow, triton.next_power_of_2(k)))
+    least = max(1, (_LEAST_ELEMENTS if hadamard is None else 64 * hadamard) // columns)
+    rows = max(least, elements // columns)
     while rows > least and triton.cdiv(m, rows) * triton.cdiv(k, columns) < _ENOUGH_PROGRAMS:
         rows //= 2
     return Tile(rows, columns, triton.cdiv(m, rows), triton.cdiv(k, columns))

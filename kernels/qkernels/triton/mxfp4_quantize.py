@@ -68,7 +68,7 @@ def shared_exponent(y, amax_bits, RULE: tl.constexpr):
     return tl.maximum(byte, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def mxfp4_quantize_kernel(
     x_ptr, data_ptr, scale_ptr, m, k, stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, RULE: tl.constexpr,
@@ -114,7 +114,7 @@ def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = Non
     data = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
     scale = torch.empty(m, k // 32, dtype=torch.uint8, device=x.device)
     if m > 0:
-        tile = choose_tile(m, k, elements=4096 if hadamard is None else 8192, block=32, hadamard=hadamard)
+        tile = choose_tile(m, k, hadamard=hadamard)
         with torch.cuda.device_of(x):
             mxfp4_quantize_kernel[(tile.down, tile.across)](
                 x, data, scale, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def nvfp4_quantize_kernel(
     x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
@@ -80,7 +80,11 @@ def nvfp4_quantize_kernel(
 
 
 def nvfp4_quantize(
-    x: Tensor, *, global_scale: Tensor | float | None = None, hadamard: int | None = None, one_level: bool = False
+    x: Tensor,
+    *,
+    global_scale: Tensor | float | None = None,
+    hadamard: int | None = None,
+    one_level: bool = False,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 16 and of `hadamard` -> NVFP4 (NVFP4_1L if one_level).
 
@@ -94,6 +98,7 @@ def nvfp4_quantize(
     data = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
     scale = torch.empty(m, k // 16, dtype=torch.uint8, device=x.device)
     gs = partial = None
+    partials = 0
     if not one_level:
         if global_scale is not None:
             gs = as_scale(global_scale, "global_scale", x.device)
@@ -102,13 +107,14 @@ def nvfp4_quantize(
         else:
             gs = torch.empty(1, dtype=torch.float32, device=x.device)
             partial = partial_amax(x, hadamard=hadamard, finite_only=True)
+            partials = partial.numel()
     if m > 0:
-        tile = choose_tile(m, k, elements=4096 if hadamard is None else 8192, hadamard=hadamard)
+        tile = choose_tile(m, k, hadamard=hadamard)
         with torch.cuda.device_of(x):
             nvfp4_quantize_kernel[(tile.down, tile.across)](
                 x, data, scale, gs, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2,
-                PARTIALS=0 if partial is None else partial.numel(), num_warps=4 if hadamard is None else 8, enable_fp_fusion=False,
+                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, PARTIALS=partials,
+                num_warps=4 if hadamard is None else 8, enable_fp_fusion=False,
             )  # fmt: skip
     fmt = NVFP4_1L if one_level else NVFP4
     return QTensor(data, scale, fmt, (m, k), None if gs is None else gs.reshape(()), hadamard)

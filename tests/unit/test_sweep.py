@@ -1,0 +1,71 @@
+"""The sweep's selections: what each option chooses, and the words for what nothing knows."""
+
+import pytest
+
+from qbench.__main__ import collect
+
+
+def ids(*options):
+    cases = collect(["tests/bench", *options])
+    return [] if cases is None else [case.id for case in cases]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_a_named_model_gives_its_real_shapes_by_tp_and_batch():
+    found = ids("--models", "Llama-3.3-70B", "--tp-sizes", "1", "8", "--batch-sizes", "32", "--providers", "torch-bf16")
+    bf16 = {name for name in found if name.startswith("bf16_gemm")}
+    assert {
+        "bf16_gemm/torch-bf16[m=32,n=8192,k=8192]",
+        "bf16_gemm/torch-bf16[m=32,n=57344,k=8192]",
+        "bf16_gemm/torch-bf16[m=32,n=7168,k=8192]",
+        "bf16_gemm/torch-bf16[m=32,n=8192,k=1024]",
+    } <= bf16
+
+
+def test_full_sweeps_sixteen_batches_and_every_hadamard_size_of_a_format():
+    found = [name for name in ids("--full", "-k", "test_gemm and hadamard") if "/triton" in name]
+    every = ids("--models", "Llama-3.3-70B", "--batch-sizes", "1", "--full", "--providers", "torch-eager")
+    sizes = {name.split("had=")[1] for name in every if name.startswith("nvfp4_hadamard_gemm")}
+    assert len(found) <= 2 * 7  # without a GPU a provider that needs one stands for its shapes by the first
+    assert sizes == {"16]", "32]", "64]", "128]"}
+
+
+def test_hadamard_sizes_are_narrowed_to_those_the_format_has():
+    found = ids("--had-sizes", "16", "64", "--providers", "torch-eager")
+    assert {"had=16]", "had=64]"} == {n.split(",")[-1] for n in found if n.startswith("nvfp4_hadamard")}
+    assert {"had=64]"} == {n.split(",")[-1] for n in found if n.startswith("mxfp4_hadamard")}
+
+
+def test_quantizer_options_choose_type_scale_dtype_and_shape():
+    found = ids("--quant-dtype", "fp8", "--static-scale", "--dtype", "bfloat16", "--num-tokens", "7",
+                "--hidden-size", "64", "--providers", "torch-eager", "-k", "quantize")  # fmt: skip
+    assert found == ["fp8_quantize/torch-eager[m=7,k=64,dtype=bfloat16,scale=static]"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--models", "Llama-9"], "unknown model 'Llama-9'"),
+        (["--models", "Llama-3.3-70B", "--tp-sizes", "3"], "tp=3 does not divide layer"),
+        (["--models", "./no/config.json"], "no model config at"),
+        (["--providers", "cublas"], "unknown provider 'cublas'; known: torch-bf16"),
+        (["--batch-sizes", "0"], "whole numbers of at least 1"),
+        (["--dtype", "fp4"], "invalid choice"),
+    ],
+)
+def test_unknown_names_are_usage_errors_that_list_the_known(options, words, capsys):
+    assert ids(*options) == []
+    assert words in "".join(capsys.readouterr())
+
+
+def test_a_local_config_json_is_a_model(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,'
+        '"num_key_value_heads": 2, "num_hidden_layers": 2}'
+    )
+    found = ids("--models", str(tmp_path / "config.json"), "--batch-sizes", "3", "--providers", "torch-bf16")
+    assert "bf16_gemm/torch-bf16[m=3,n=1024,k=256]" in found
