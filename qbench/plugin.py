@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from qbench.closing import Closing
 
 SESSION = pytest.StashKey[Session]()
-CLOCK = pytest.StashKey["ReplayClock"]()
+CLOCK: pytest.StashKey[ReplayClock] = pytest.StashKey()
 PROGRESS = pytest.StashKey[Progress]()
-CLOSING = pytest.StashKey["Closing"]()
+CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
 _LONG_RUN = 60  # cases from which progress is shown
 
 

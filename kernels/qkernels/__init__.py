@@ -26,12 +26,12 @@ from .format import (
 from .hadamard import hadamard_matrix, rotate
 from .linear import LinearMXFP4, LinearNVFP4
 from .linear_op import linear
+from .model_config import Layer
 from .models import (
     LLAMA_3_1_8B,
     LLAMA_3_3_70B,
     MODELS,
     NEMOTRON_NANO_9B_V2,
-    Layer,
     Model,
     from_config,
     get_model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,8 +38,7 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 
 @cache  # one compiled function per formula: operands in rotation must not compile it again
 def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    made: Callable[..., tuple[Tensor, Tensor]] = torch.compile(formula, dynamic=False)
-    return made
+    return cast("Callable[..., tuple[Tensor, Tensor]]", torch.compile(formula, dynamic=False))
 
 
 def _runner(

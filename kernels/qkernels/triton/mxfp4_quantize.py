@@ -15,8 +15,8 @@ Tolerance: none without a rotation, bytes and codes equal the reference's; excep
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Tseng et al., "Training LLMs with MXFP4" and
-Castro et al., "Quartet" (arXiv 2505.14669) for abs_max and quest as in the qutlass kernels.
+Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
+abs_max and quest as its qutlass kernels define them.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     gs = 448*6/amax(x) (dynamic, over the finite elements), or given, or 1 (one level)
     s  = e4m3(min(amax_block*gs/6, 448)),  code = e2m1(x*gs/s),  value = code*s/gs
 With `hadamard` x is first rotated blockwise along K by H/sqrt(n); the same tile is rotated on tensor cores
-(x in its own dtype times +-1, fp32 sums) and quantized without leaving the chip.
+(x in its own dtype, or fp32 as three bf16 parts, times +-1; fp32 sums) and quantized without leaving the chip.
 
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major. A program
 reads a tile of rows x columns (16 bytes a thread) and writes both outputs of it. The dynamic global scale
 costs one more read of x (amax.py); gs is computed on the device by every program from the partial maxima.
 
-Tolerance: fp32 operations in an order of their own, each within 2^-22 of the exact quotient before the final
+Tolerance: fp32 operations in an order of their own, each within 2^-21 of the exact quotient before the final
 rounding, so a scale byte or code may differ from the float64 reference where that lies within 2^-21 of a tie
 (about one code in 10^3 when gs is dynamic). A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 A rotation overflows fp32 where a sum of n elements does: such blocks become NaN.
