@@ -93,11 +93,14 @@ class Store:
     def update(self, run: Run, session: str, mode: Mode, *, write: bool = True) -> list[Change]:
         """Store the run's good results. All files are made before any is written; each is written whole.
 
-        Ops with a wrong or failed result are left untouched: a baseline never comes from a run that was wrong.
+        A wrong result keeps the whole session from being stored: what else it measured is not to be trusted
+        before that is understood. A case that failed otherwise leaves its own op untouched.
         """
+        if any(result.status == "wrong" for result in run.results):
+            return []
         made: dict[str, File] = {}
         changes: list[Change] = []
-        bad = {result.op for result in run.results if result.status in ("wrong", "error")}
+        bad = {result.op for result in run.results if result.status == "error"}
         for op in sorted({result.op for result in run.results} - bad):
             results = [r for r in run.results if r.op == op and r.status == "ok" and r.times]
             file, changed = merged(self.file(op), op, self.device, run, results, session, mode)

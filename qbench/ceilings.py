@@ -41,7 +41,7 @@ def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
         return timed.samples.median_ns
 
     return Ceilings(
-        copy_gbps=2 * source.nbytes / median_ns(copy, 4),
-        matmul_tflops=2 * size**3 / median_ns(matmul, 2) / 1e3,
+        copy_gbps=round(2 * source.nbytes / median_ns(copy, 4), 2),
+        matmul_tflops=round(2 * size**3 / median_ns(matmul, 2) / 1e3, 4),
         matmul_dtype=str(dtype).removeprefix("torch."),
     )

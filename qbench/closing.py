@@ -56,9 +56,12 @@ def _update(session: Session) -> list[str]:
     lines = [f"baselines: {len(changes)} cases {verb} in {folder}"]
     if mode == "dry":
         lines += [f"  {_change(change)}" for change in changes]
-    wrong = sorted({result.op for result in session.results if result.status in ("wrong", "error")})
-    if wrong:
-        lines.append(f"baselines: nothing was stored for {', '.join(wrong)}: a result was wrong or failed")
+    status = {(result.status, result.op) for result in session.results}
+    failed = sorted(op for state, op in status if state == "error")
+    if any(state == "wrong" for state, _ in status):
+        lines.append("baselines: a wrong result: nothing was stored from this session")
+    elif failed:
+        lines.append(f"baselines: nothing was stored for {', '.join(failed)}: a case failed")
     return lines
 
 

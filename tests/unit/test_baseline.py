@@ -52,17 +52,24 @@ def test_a_dry_update_writes_nothing_and_says_what_it_would(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("status", ["wrong", "error"])
-def test_an_op_with_a_wrong_or_failed_result_is_left_untouched(tmp_path, status):
-    store(tmp_path).update(run(result(), result("gemm/b[m=1]", status=status), result("q/a", op="q")), "s", "append")
+def test_an_op_with_a_failed_case_is_left_untouched(tmp_path):
+    failed = result("gemm/b[m=1]", status="error")
+    store(tmp_path).update(run(result(), failed, result("q/a", op="q")), "s", "append")
     assert not (store(tmp_path).path("gemm")).exists()
     assert store(tmp_path).path("q").exists()
+
+
+def test_a_wrong_result_keeps_the_whole_session_from_being_stored(tmp_path):
+    wrong = result("gemm/b[m=1]", status="wrong")
+    assert store(tmp_path).update(run(result(), wrong, result("q/a", op="q")), "s", "append") == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_run_stands_on_one_line(tmp_path):
     store(tmp_path).update(run(result()), "s", "append")
     text = store(tmp_path).path("gemm").read_text()
-    assert '{"session": "s", "median_ns": 1000.0, "p20_ns": 1000.0, "p80_ns": 1000.0, "samples": 10, "clock_mhz": 1975}' in text
+    line = '{"session": "s", "median_ns": 1000.0, "p20_ns": 1000.0, "p80_ns": 1000.0, "samples": 10, "clock_mhz": 1975}'
+    assert line in text
 
 
 def test_unused_cases_are_listed(tmp_path):
