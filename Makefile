@@ -41,7 +41,7 @@ test: $(READY)
 	$(RUN) -m pytest --benchmark-disable $(ARGS)
 
 bench: $(READY)
-	$(RUN) -m pytest --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)
+	$(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)
 
 check: $(READY)
 	$(RUN) -m ruff check
@@ -55,7 +55,7 @@ baseline: $(READY)
 	@test "$(RUNS)" -ge 1 || { echo "RUNS=$(RUNS): give a whole number of at least 1" >&2; exit 1; }
 	mode=replace; for run in $$(seq $(RUNS)); do \
 	  echo "baseline: process $$run of $(RUNS) ($$mode)"; \
-	  $(RUN) -m pytest --benchmark-only --qbench-update=$$mode --qbench-report=reports/baseline-$$run $(ARGS) || exit 1; \
+	  $(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$$mode --qbench-report=reports/baseline-$$run $(ARGS) || exit 1; \
 	  mode=append; done
 
 lock:

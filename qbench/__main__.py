@@ -233,7 +233,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
-    command.add_argument("--runs", type=int, default=3, metavar="N", help="cases of at least N runs (default: 3)")
+    command.add_argument(
+        "--runs", type=int, default=3, metavar="N", help="cases of at least N runs (default: 3)"
+    )
     command = add("merge", "join the parts of one sweep into one report")
     command.add_argument("parts", type=Path, nargs="+", metavar="PART.json")
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")

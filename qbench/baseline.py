@@ -124,7 +124,9 @@ class Store:
         for case, records in file.cases.items():
             for record in records:
                 if record.session not in file.sessions:
-                    raise DataError(f"{path}: cases[{case!r}] names unknown session {record.session!r}; {REMEDY}")
+                    raise DataError(
+                        f"{path}: cases[{case!r}] names unknown session {record.session!r}; {REMEDY}"
+                    )
         return file
 
 

@@ -119,7 +119,9 @@ class ProviderInfo:
     def missing(self, capability: tuple[int, int] | None) -> str:
         """Why it cannot run on a GPU of this compute capability (None: no GPU), or "" if it can."""
         if capability is None:
-            return f"provider {self.name} needs a CUDA device, and torch finds none" if self.needs_cuda else ""
+            return (
+                f"provider {self.name} needs a CUDA device, and torch finds none" if self.needs_cuda else ""
+            )
         if capability >= self.needs_capability:
             return ""
         wanted, found = (".".join(map(str, each)) for each in (self.needs_capability, capability))

@@ -31,7 +31,9 @@ def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
     left, right = (torch.randn(size, size, device=kind).to(dtype) for _ in range(2))
 
     def copy() -> torch.Tensor:
-        return torch.neg(source, out=target)  # by the SMs; a memcpy in a graph may take the slower copy engine
+        return torch.neg(
+            source, out=target
+        )  # by the SMs; a memcpy in a graph may take the slower copy engine
 
     def matmul() -> torch.Tensor:
         return left @ right

@@ -68,12 +68,18 @@ class GemmBound:
     take_rows: Callable[[tuple[Any, ...], int, int], tuple[Any, ...]]
 
     def __call__(
-        self, output: Tensor, inputs: tuple[Any, ...], reference: Callable[..., Any], accumulator: str = "fp32"
+        self,
+        output: Tensor,
+        inputs: tuple[Any, ...],
+        reference: Callable[..., Any],
+        accumulator: str = "fp32",
     ) -> Mismatch | None:
         if accumulator not in ACCUMULATORS:
             raise ValueError(f"unknown accumulator {accumulator!r}; known: {', '.join(ACCUMULATORS)}")
         if output.dim() != 2:
-            return Mismatch(f"output has shape {tuple(output.shape)}, expected [M, N]", output.numel(), output.numel())
+            return Mismatch(
+                f"output has shape {tuple(output.shape)}, expected [M, N]", output.numel(), output.numel()
+            )
         rows, columns = output.shape
         step = max(1, _elements_at_once(output) // max(1, columns))
         for start in range(0, rows, step):
@@ -94,7 +100,11 @@ def _elements_at_once(output: Tensor) -> int:
 
     if not output.is_cuda:
         return 1 << 24
-    free = torch.cuda.mem_get_info(output.device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    free = (
+        torch.cuda.mem_get_info(output.device)[0]
+        + torch.cuda.memory_reserved()
+        - torch.cuda.memory_allocated()
+    )
     return max(1 << 22, min(1 << 28, free // (2 * 20 * 8)))
 
 
@@ -167,7 +177,9 @@ def _describe(
     unwritten = int((bad & found.isnan()).sum())
     summary = "output is outside its error bound"
     if unwritten:
-        summary = f"output is NaN where the reference is not ({unwritten} times: never written, or computed so)"
+        summary = (
+            f"output is NaN where the reference is not ({unwritten} times: never written, or computed so)"
+        )
     rows = torch.unique(bad.nonzero()[:, 0])
     if bad.dim() == 2 and rows.numel() <= 4:
         lines.append(f"  only in rows {[int(r) + first_row for r in rows]}")

@@ -58,12 +58,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--qbench-strict", action="store_true", help="missing baselines and inconclusive verdicts fail too"
     )
-    group.addoption("--qbench-report", metavar="DIR", help="write results.json, results.csv, report.md and plots")
-    group.addoption("--qbench-seed", type=int, metavar="N", help="seed of the operands (default: each workload's)")
-    group.addoption("--qbench-warmup", type=_natural, metavar="N", help="untimed calls before timing (default: 2)")
-    group.addoption("--qbench-iters", type=_positive, metavar="N", help="least number of timed bursts (default: 10)")
     group.addoption(
-        "--qbench-profile", action="store_true", help="one call between profiler start and stop, for ncu and nsys"
+        "--qbench-report", metavar="DIR", help="write results.json, results.csv, report.md and plots"
+    )
+    group.addoption(
+        "--qbench-seed", type=int, metavar="N", help="seed of the operands (default: each workload's)"
+    )
+    group.addoption(
+        "--qbench-warmup", type=_natural, metavar="N", help="untimed calls before timing (default: 2)"
+    )
+    group.addoption(
+        "--qbench-iters", type=_positive, metavar="N", help="least number of timed bursts (default: 10)"
+    )
+    group.addoption(
+        "--qbench-profile",
+        action="store_true",
+        help="one call between profiler start and stop, for ncu and nsys",
     )
 
 
@@ -131,7 +141,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def qbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Iterator[Callable[[Case], Result | None]]:
+def qbench(
+    request: pytest.FixtureRequest, benchmark: BenchmarkFixture
+) -> Iterator[Callable[[Case], Result | None]]:
     """Check, time and judge one case: `qbench(case)` returns its Result, or None when nothing was timed.
 
     Raises WrongResult for a wrong output, Regression for a slower one; skips what is unsupported.
@@ -144,7 +156,9 @@ def qbench(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Itera
         case = session.seeded(case)
         try:
             if benchmark.disabled:
-                benchmark.pedantic(session.profile if session.options.profile else session.check, args=(case,))
+                benchmark.pedantic(
+                    session.profile if session.options.profile else session.check, args=(case,)
+                )
                 return None
             if session.options.profile:
                 session.profile(case)

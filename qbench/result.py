@@ -163,7 +163,9 @@ def read_run(path: Path) -> Run:
         if result.case in seen:
             raise DataError(f"{path}: results[{index}] repeats case {result.case!r}; write it again")
         if (result.times is not None) != (result.status == "ok"):
-            raise DataError(f"{path}: results[{index}] is {result.status!r}, its times say otherwise; write it again")
+            raise DataError(
+                f"{path}: results[{index}] is {result.status!r}, its times say otherwise; write it again"
+            )
         seen.add(result.case)
     return run
 

@@ -147,7 +147,9 @@ class CudaTimer:
         with torch.cuda.stream(self._stream):
             for _ in range(self.policy.warmup):
                 thunks[0]()
-            burst = self._capture(thunks, plan.launches) or self._eager(thunks, min(plan.launches, _MAX_EAGER))
+            burst = self._capture(thunks, plan.launches) or self._eager(
+                thunks, min(plan.launches, _MAX_EAGER)
+            )
             burst.run()  # uploads the graph
             lead = self._lead(burst)
             self.monitor.recover(self.policy.recover_s)
@@ -168,7 +170,15 @@ class CudaTimer:
             burst.run()
             self._stream.synchronize()
         return Timed(
-            samples, burst.method, burst.launches, len(thunks), plan.cold, list(burst.outputs), before, after, reasons
+            samples,
+            burst.method,
+            burst.launches,
+            len(thunks),
+            plan.cold,
+            list(burst.outputs),
+            before,
+            after,
+            reasons,
         )
 
     def _capture(self, thunks: list[Thunk], launches: int) -> _Burst | None:

@@ -62,10 +62,14 @@ def memory_table(rows: Iterable[Row]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m qkernels.memory", description=__doc__)
     parser.add_argument("--models", nargs="+", default=[], help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--formats", nargs="+", default=["nvfp4", "mxfp4", "fp8", "int8_token"], help=", ".join(FORMATS))
+    parser.add_argument(
+        "--formats", nargs="+", default=["nvfp4", "mxfp4", "fp8", "int8_token"], help=", ".join(FORMATS)
+    )
     options = parser.parse_args(argv)
     try:
-        shapes = [layer.shape(1)[::-1] for name in options.models for layer in get_model(name).layers] or SHAPES
+        shapes = [
+            layer.shape(1)[::-1] for name in options.models for layer in get_model(name).layers
+        ] or SHAPES
         print(memory_table(memory_rows(shapes, [get_format(name) for name in options.formats])))
     except ValueError as error:
         parser.error(str(error))

@@ -130,17 +130,25 @@ KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sweep", "what the benchmarks of this repository sweep over")
-    group.addoption("--models", nargs="+", default=(), metavar="NAME", help="models, or paths of a config.json")
+    group.addoption(
+        "--models", nargs="+", default=(), metavar="NAME", help="models, or paths of a config.json"
+    )
     group.addoption("--tp-sizes", nargs="+", type=int, default=(), metavar="N", help="tensor parallel sizes")
-    group.addoption("--batch-sizes", nargs="+", type=int, default=(), metavar="M", help="rows of the activations")
+    group.addoption(
+        "--batch-sizes", nargs="+", type=int, default=(), metavar="M", help="rows of the activations"
+    )
     group.addoption("--had-sizes", nargs="+", type=int, default=(), metavar="N", help="Hadamard sizes")
     group.addoption("--providers", nargs="+", default=(), metavar="NAME", help=", ".join(KNOWN_PROVIDERS))
-    group.addoption("--num-tokens", nargs="+", type=int, default=(), metavar="N", help="rows given to quantizers")
+    group.addoption(
+        "--num-tokens", nargs="+", type=int, default=(), metavar="N", help="rows given to quantizers"
+    )
     group.addoption("--hidden-size", nargs="+", type=int, default=(), metavar="N", help="columns likewise")
     group.addoption("--quant-dtype", choices=("fp8", "int8"), help="only this scaled quantizer")
     group.addoption("--static-scale", action="store_true", help="only static scales")
     group.addoption("--dtype", nargs="+", choices=DTYPES, default=(), help="dtypes given to quantizers")
-    group.addoption("--full", action="store_true", help="the complete sweep: all batch and Hadamard sizes, dtypes")
+    group.addoption(
+        "--full", action="store_true", help="the complete sweep: all batch and Hadamard sizes, dtypes"
+    )
 
 
 def sweep_of(config: pytest.Config) -> Sweep:

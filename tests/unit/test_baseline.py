@@ -84,8 +84,14 @@ CASES = {
     "negative time": (lambda text: text.replace("1000.0", "-1.0"), r"\$\.cases\[\.\.\.\]\[0\]\.median_ns"),
     "text for a number": (lambda text: text.replace("1000.0", '"fast"', 1), "Expected `float`, got `str`"),
     "unknown field": (lambda text: text.replace('"samples"', '"sample"'), "unknown field `sample`"),
-    "another schema": (lambda text: text.replace('"schema": 1', '"schema": 9'), "schema 9, this version reads 1"),
-    "another device": (lambda text: text.replace('"memory_gib": 140', '"memory_gib": 80'), "recorded on nvidia-h200"),
+    "another schema": (
+        lambda text: text.replace('"schema": 1', '"schema": 9'),
+        "schema 9, this version reads 1",
+    ),
+    "another device": (
+        lambda text: text.replace('"memory_gib": 140', '"memory_gib": 80'),
+        "recorded on nvidia-h200",
+    ),
     "another op": (lambda text: text.replace('"op": "gemm"', '"op": "gemv"'), "holds op 'gemv'"),
     "unknown session": (lambda text: text.replace('"session": "s"', '"session": "t"'), "unknown session 't'"),
 }

@@ -26,7 +26,9 @@ def plain(x):
 
 
 def test_id_is_made_of_op_provider_and_axes_and_not_of_the_seed():
-    first, second = (qbench.cases(op(), [plain], [qbench.Workload.of(s, m=1, dtype="half")])[0] for s in (0, 7))
+    first, second = (
+        qbench.cases(op(), [plain], [qbench.Workload.of(s, m=1, dtype="half")])[0] for s in (0, 7)
+    )
     assert first.id == second.id == "double/plain[m=1,dtype=half]"
 
 
@@ -37,7 +39,12 @@ def test_provider_says_its_name_and_accumulator_and_a_plain_function_goes_by_its
 
 def test_workload_leads_so_that_providers_of_one_workload_run_side_by_side():
     made = qbench.cases(op(), [plain, declared], [qbench.Workload.of(m=1), qbench.Workload.of(m=2)])
-    assert [(c.workload["m"], c.provider_name) for c in made] == [(1, "plain"), (1, "fast"), (2, "plain"), (2, "fast")]
+    assert [(c.workload["m"], c.provider_name) for c in made] == [
+        (1, "plain"),
+        (1, "fast"),
+        (2, "plain"),
+        (2, "fast"),
+    ]
 
 
 def test_two_providers_of_one_name_are_refused():

@@ -84,7 +84,10 @@ def test_coarse_accumulators_are_allowed_more_and_unknown_ones_are_refused():
         BOUND(expected.bfloat16(), (a, b), product, "fp4")
 
 
-@given(st.floats(-1e30, 1e30, allow_subnormal=False), st.sampled_from([torch.bfloat16, torch.float16, torch.float32]))
+@given(
+    st.floats(-1e30, 1e30, allow_subnormal=False),
+    st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+)
 def test_within_zero_error_is_correct_rounding(value, dtype):
     """With no error allowed, only the neighbours of the value pass, and the rounded value always does."""
     exact_value = torch.tensor([[value]], dtype=torch.float64)

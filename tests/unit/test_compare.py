@@ -11,7 +11,6 @@ from quantizer_samples import every_block_format, every_format, sample, static
 from torch import Tensor
 
 import qkernels.compare as compare
-
 from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3, pack_e2m1, unpack_e2m1
 from qkernels.compare import compare_quantized
 from qkernels.format import (

@@ -103,7 +103,9 @@ def test_benchmark_skip_and_disable_work(suite):
 
 
 @pytest.mark.parametrize("mode", [[], ["--benchmark-only"], ["--benchmark-disable"]])
-@pytest.mark.parametrize(("provider", "words"), [("wrong", "found 3, expected 2"), ("unwritten", "1 of 4 elements")])
+@pytest.mark.parametrize(
+    ("provider", "words"), [("wrong", "found 3, expected 2"), ("unwritten", "1 of 4 elements")]
+)
 def test_a_wrong_result_fails_every_mode_and_is_never_stored(suite, pytester, mode, provider, words):
     result = suite(provider, "--qbench-update", *mode)
     assert result.parseoutcomes()["failed"] == 2
@@ -130,8 +132,11 @@ def test_a_crash_is_a_failure_and_the_rest_goes_on(suite, pytester):
 
 
 def test_a_wrong_result_keeps_every_op_of_the_session_from_being_stored(suite, pytester):
-    more = "qbench.cases(op(), [wrong], WORK) + qbench.cases(op('other'), [good], WORK)"
-    source = SUITE.replace("qbench.cases(op(), [PROVIDERS], ", f"WORK and {more} or (").replace("DELAY = 0.004", "WORK = [qbench.Workload.of(m=4)]")
+    both = "cases(op(), [wrong], [W]) + qbench.cases(op('other'), [good], [W])"
+    source = SUITE.replace(
+        "cases(op(), [PROVIDERS], [qbench.Workload.of(m=4), qbench.Workload.of(m=8)])", both
+    )
+    source = source.replace("DELAY = 0.004", "W = qbench.Workload.of(m=4)")
     pytester.makepyfile(test_suite=source)
     result = pytester.runpytest_inprocess("--benchmark-only", "--qbench-update", "--qbench-iters=3")
     result.assert_outcomes(passed=1, failed=1, skipped=1)

@@ -16,7 +16,17 @@ def at_the_root(monkeypatch, request):
 
 
 def test_a_named_model_gives_its_real_shapes_by_tp_and_batch():
-    found = ids("--models", "Llama-3.3-70B", "--tp-sizes", "1", "8", "--batch-sizes", "32", "--providers", "torch-bf16")
+    found = ids(
+        "--models",
+        "Llama-3.3-70B",
+        "--tp-sizes",
+        "1",
+        "8",
+        "--batch-sizes",
+        "32",
+        "--providers",
+        "torch-bf16",
+    )
     bf16 = {name for name in found if name.startswith("bf16_gemm")}
     assert {
         "bf16_gemm/torch-bf16[m=32,n=8192,k=8192]",

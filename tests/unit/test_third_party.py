@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # The README's example, with a provider that can run here and shapes for a CPU.
-EXAMPLE = '''
+EXAMPLE = """
 import qbench, qkernels
 gemm = qkernels.gemm(qkernels.NVFP4)
 def mylib(x, w):                                   # untimed: repack
@@ -21,7 +21,7 @@ def mylib(x, w):                                   # untimed: repack
 SHAPES = [qbench.Workload.of(m=4, n=96, k=k, dtype="float") for k in (128, 144)]
 @qbench.parametrize(qbench.cases(gemm, [mylib], SHAPES))
 def test_mylib(case, qbench): qbench(case)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,12 @@ def test_the_library_in_use_is_the_installed_one(installed, tmp_path):
     code = "import qbench, qkernels; print(qbench.__file__, qkernels.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert all(path.startswith(str(installed)) for path in done.stdout.split())
 

@@ -68,7 +68,9 @@ def test_a_slower_clock_is_told_from_slower_code():
     judged = judge(times(1250, clock=1600), STEADY, GPU)
     assert judged.verdict is Verdict.INCONCLUSIVE and "1600 MHz against 1980" in judged.reason
     assert judge(times(1250, clock=1960), STEADY, GPU).verdict is Verdict.SLOWER
-    assert judge(times(2000, clock=1600), STEADY, GPU).verdict is Verdict.SLOWER  # more than the clock explains
+    assert (
+        judge(times(2000, clock=1600), STEADY, GPU).verdict is Verdict.SLOWER
+    )  # more than the clock explains
 
 
 def test_a_cpu_needs_far_more():

@@ -30,7 +30,9 @@ def dtype_of(name: object) -> torch.dtype:
 def normal(rows: int, columns: int, dtype: torch.dtype, what: str, seed: int, device: torch.device) -> Tensor:
     """Standard normal [rows, columns]; `what` keeps operands of one workload independent of each other."""
     text = f"{what} {seed} {rows} {columns}".encode()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "little"))
+    generator = torch.Generator(device).manual_seed(
+        int.from_bytes(hashlib.sha256(text).digest()[:7], "little")
+    )
     out = torch.empty(rows, columns, dtype=dtype, device=device)
     return out.normal_(generator=generator)
 

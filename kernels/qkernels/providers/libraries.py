@@ -19,8 +19,14 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.swizzle import from_blocked, to_blocked
 from qkernels.tensor import QTensor
 
-
-LIBRARIES = {name: name.partition("-")[0] for name in ("vllm", "vllm-cutlass", "qutlass", "torchao", "gemlite", "humming")}
+LIBRARIES = {
+    "vllm": "vllm",
+    "vllm-cutlass": "vllm",
+    "qutlass": "qutlass",
+    "torchao": "torchao",
+    "gemlite": "gemlite",
+    "humming": "humming",
+}
 """Provider name to the module it needs."""
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from qbench import Unsupported, provider
-from qkernels.format import E4M3, Format
+from qkernels.format import E4M3
 from qkernels.ops.quantize import QuantizeOptions, reference
 from qkernels.tensor import QTensor
 
@@ -38,7 +37,8 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 
 @cache  # one compiled function per formula: operands in rotation must not compile it again
 def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    return cast("Callable[..., tuple[Tensor, Tensor]]", torch.compile(formula, dynamic=False))
+    made: Callable[..., tuple[Tensor, Tensor]] = torch.compile(formula, dynamic=False)
+    return made
 
 
 def _runner(
@@ -61,10 +61,8 @@ def _formula(options: QuantizeOptions) -> Callable[..., tuple[Tensor, Tensor]]:
         return _FP8[fmt.granularity, options.scale is not None]
     if fmt.element.name == "int8":
         return int8_static if options.scale is not None else int8_token
-    return mxfp4_floor if fmt.rule == "floor" else _no_formula(fmt)
-
-
-def _no_formula(fmt: Format) -> Callable[..., tuple[Tensor, Tensor]]:
+    if fmt.rule == "floor":
+        return mxfp4_floor
     raise Unsupported(f"no plain torch formula for {fmt.name}", instead="torch-exact")
 
 
