@@ -60,7 +60,7 @@ def _formula(options: QuantizeOptions) -> Callable[..., tuple[Tensor, Tensor]]:
     if fmt.element is E4M3:
         return _FP8[fmt.granularity, options.scale is not None]
     if fmt.element.name == "int8":
-        return int8_static if options.scale is not None else int8_token
+        return _INT8[options.scale is not None]
     if fmt.rule == "floor":
         return mxfp4_floor
     raise Unsupported(f"no plain torch formula for {fmt.name}", instead="torch-exact")
@@ -117,4 +117,9 @@ def _pack(y: Tensor) -> Tensor:
     return packed
 
 
-_FP8 = {("tensor", True): fp8_static, ("tensor", False): fp8_tensor, ("row", False): fp8_token}
+_FP8: dict[tuple[str, bool], Callable[..., tuple[Tensor, Tensor]]] = {
+    ("tensor", True): fp8_static,
+    ("tensor", False): fp8_tensor,
+    ("row", False): fp8_token,
+}
+_INT8: dict[bool, Callable[..., tuple[Tensor, Tensor]]] = {True: int8_static, False: int8_token}

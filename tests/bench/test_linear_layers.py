@@ -11,5 +11,5 @@ def cases(sweep):
     ]
 
 
-def test_linear(case, qbench):
+def test_linear_layers(case, qbench):
     qbench(case)
