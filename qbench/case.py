@@ -115,6 +115,7 @@ class ProviderInfo:
     accumulator: str = "fp32"
     needs_cuda: bool = False
     needs_capability: tuple[int, int] = (0, 0)
+    instead: str = ""
 
     def missing(self, capability: tuple[int, int] | None) -> str:
         """Why it cannot run on a GPU of this compute capability (None: no GPU), or "" if it can."""
@@ -134,12 +135,14 @@ def provider(
     accumulator: str = "fp32",
     needs_cuda: bool = False,
     needs_capability: tuple[int, int] = (0, 0),
+    instead: str = "",
 ) -> Callable[[F], F]:
     """Name a provider and declare its accumulator (`qbench.check.ACCUMULATORS`) and what it needs.
 
-    Where what it needs is missing it is reported unsupported, with the reason; a capability implies a GPU.
+    Where what it needs is missing it is reported unsupported, with the reason and the nearest choice (`instead`);
+    a capability implies a GPU.
     """
-    info = ProviderInfo(name, accumulator, needs_cuda or needs_capability > (0, 0), needs_capability)
+    info = ProviderInfo(name, accumulator, needs_cuda or needs_capability > (0, 0), needs_capability, instead)
 
     def mark(function: F) -> F:
         function.__qbench_provider__ = info  # type: ignore[attr-defined]

@@ -82,8 +82,9 @@ class Bench:
         return _times(timed), timed.samples.ns
 
     def _checked(self, case: Case) -> tuple[tuple[Any, ...], Thunk, Any]:
-        if missing := provider_info(case.provider).missing(capability()):
-            raise Unsupported(missing)
+        info = provider_info(case.provider)
+        if missing := info.missing(capability()):
+            raise Unsupported(missing, info.instead)
         inputs = case.op.inputs(case.workload, self.device)
         thunk = case.provider(*inputs)
         output = thunk()
@@ -144,9 +145,12 @@ class _memory_named:
         if not isinstance(error, torch.OutOfMemoryError):
             return
         cost = self.case.op.cost(self.case.workload)
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
+        room = ""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+            room = f"the GPU has {total:.0f} GiB ({free:.0f} GiB free now); "
         raise OutOfMemory(
-            f"{self.case.id} does not fit: one call moves {cost.bytes / 2**30:.1f} GiB, the GPU has "
-            f"{total / 2**30:.0f} GiB ({free / 2**30:.0f} GiB free now); use a smaller batch or more tensor parallelism"
+            f"{self.case.id} does not fit: one call moves {cost.bytes / 2**30:.3g} GiB, "
+            f"{room}use a smaller batch or more tensor parallelism"
         ) from error

@@ -33,7 +33,7 @@ def test_id_is_made_of_op_provider_and_axes_and_not_of_the_seed():
 
 
 def test_provider_says_its_name_and_accumulator_and_a_plain_function_goes_by_its_own():
-    assert provider_info(declared) == qbench.case.ProviderInfo("fast", "fp8-fast", True)
+    assert provider_info(declared) == qbench.case.ProviderInfo("fast", "fp8-fast", needs_cuda=True)
     assert provider_info(plain).name == "plain"
 
 
@@ -75,3 +75,22 @@ def test_size_refuses_what_is_no_whole_number():
 
 def test_unsupported_names_the_nearest_choice():
     assert str(qbench.Unsupported("needs sm_100", "torch-bf16")) == "needs sm_100; use torch-bf16 instead"
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [
+        (None, "needs a CUDA device"),
+        ((9, 0), "needs compute capability 10.0, this GPU has 9.0"),
+        ((10, 3), ""),
+    ],
+)
+def test_what_a_provider_needs_is_named_where_it_is_missing(capability, words):
+    needing = qbench.provider("new", needs_capability=(10, 0), instead="old")(plain_again)
+    info = provider_info(needing)
+    assert info.instead == "old"
+    assert words in info.missing(capability) if words else info.missing(capability) == ""
+
+
+def plain_again(x):
+    return lambda: x

@@ -46,6 +46,9 @@ def flaky(x):
 def missing(x):
     raise qbench.Unsupported("needs a flux capacitor", instead="good")
 
+def huge(x):
+    raise torch.OutOfMemoryError("tried to allocate 1 EiB")
+
 def crash(x):
     raise RuntimeError("broken provider")
 
@@ -142,6 +145,12 @@ def test_a_wrong_result_keeps_every_op_of_the_session_from_being_stored(suite, p
     result.assert_outcomes(passed=1, failed=1, skipped=1)
     assert stored(pytester) == []
     assert "a wrong result: nothing was stored" in result.stdout.str()
+
+
+def test_out_of_memory_fails_one_case_with_its_sizes_and_the_rest_goes_on(suite):
+    result = suite("huge, good", "--benchmark-only")
+    result.assert_outcomes(passed=2, failed=2, skipped=1)
+    assert "double/huge[m=4] does not fit: one call moves" in result.stdout.str()
 
 
 def test_update_missing_records_the_first_run_and_compares_the_second(suite, pytester):

@@ -67,7 +67,7 @@ def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     raise Unsupported(f"vLLM's quantizers here take FP8 and INT8, not {fmt.name}")
 
 
-@provider("vllm-cutlass", needs_capability=(10, 0))
+@provider("vllm-cutlass", needs_capability=(10, 0), instead="triton")
 def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """vLLM's CUTLASS NVFP4 product (Blackwell)."""
     ops = _need("vllm", "_custom_ops")
@@ -78,7 +78,7 @@ def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     return lambda: ops.cutlass_scaled_fp4_mm(a.data, b.data, left_scale, right_scale, alpha, torch.bfloat16)
 
 
-@provider("qutlass", needs_capability=(10, 0))
+@provider("qutlass", needs_capability=(10, 0), instead="triton")
 def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """QuTLASS: fused Hadamard and MXFP4 abs_max quantization, then its MXFP4 product (Blackwell)."""
     qutlass = _need("qutlass")

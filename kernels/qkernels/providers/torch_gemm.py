@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qbench import provider
+from qkernels import reference
 from qkernels.quantize import quantize
 from qkernels.swizzle import to_blocked
 from qkernels.tensor import QTensor
@@ -53,7 +54,18 @@ def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
     return run
 
 
-@provider("torch-scaled-mm", needs_capability=(10, 0))
+@provider("torch-exact")
+def torch_gemm_quantize(a: QTensor, b: QTensor, global_scale: Tensor) -> Callable[[], QTensor]:
+    """The float64 product, quantized by the exact quantizer: what the fused epilogue must equal."""
+
+    def run() -> QTensor:
+        product = reference.matmul(a, b).to(torch.float32)
+        return quantize(product, a.format, global_scale=global_scale)
+
+    return run
+
+
+@provider("torch-scaled-mm", needs_capability=(10, 0), instead="triton")
 def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """`torch._scaled_mm` on FP4 operands with blocked scales: Blackwell's block-scaled matrix units."""
     element = torch.float8_e4m3fn if a.format.scale == "e4m3" else torch.float8_e8m0fnu
@@ -69,7 +81,7 @@ def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     return run
 
 
-@provider("torch-scaled-mm", accumulator="fp8-fast", needs_capability=(8, 9))
+@provider("torch-scaled-mm", accumulator="fp8-fast", needs_capability=(8, 9), instead="torch-bf16")
 def torch_scaled_mm_fp8(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """`torch._scaled_mm` on FP8 e4m3 operands: per-tensor scales, or a scale a row on both sides."""
     left, right = a.data, b.data.T
