@@ -5,7 +5,7 @@ differ from those of quantizing a stored bf16 product; they are the ones nearer 
 The global scale of the result is static: gs = 448*6/amax needs all of y, which no program sees. Blocks whose
 amax exceeds 448*6/gs saturate, as they do in every quantizer under a static scale.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold), N = K = 4096: 34.7 us at M = 1 and 93.4 at 128.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold), N = K = 4096: 34.7 us at M = 1, 93.4 at 128.
 
 Mainloop, operands and tiles are fp4_gemm's; blocks of 16 along N never cross a tile. Judged as a quantizer of
 a value that is only known within the product's error bound E (see fp4_gemm).

@@ -15,8 +15,9 @@ Tolerance: none without a rotation, bytes and codes equal the reference's; excep
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): 31.1 us (2.7 TB/s), with Hadamard 128 90.4; quest
-93.9. 16 x 8192: 2.0 and 4.5 us. At Hadamard 128 building H in each program is most of the instructions.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): 31.1 us (2.7 TB/s), with
+Hadamard 128 90.4; quest 93.9. 16 x 8192: 2.0 and 4.5 us. At Hadamard 128 building H in each program is most of
+the instructions.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.

@@ -16,8 +16,8 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static global scale 34.0 us (2.5 TB/s of the
-4.2 a copy reaches), dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static global scale 34.0 us
+(2.5 TB/s of the 4.2 a copy reaches), dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
