@@ -15,7 +15,7 @@ from qbench.case import Case, Thunk, Unsupported, provider_info
 from qbench.check import WrongResult
 from qbench.device import capability
 from qbench.result import Ceilings, Times
-from qbench.tensors import clone, nbytes, poisoned_allocations, same_bits
+from qbench.tensors import clone, nbytes, poisoned_allocations, same_bits, storages
 from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
 
 
@@ -71,8 +71,9 @@ class Bench:
             else:
                 size = nbytes(inputs) + nbytes(output)
                 chosen = plan(size, self.timer.estimate_ns(thunk), self.timer.l2, self.policy)
-                thunks = [thunk, *(case.provider(*clone(inputs)) for _ in range(chosen.copies - 1))]
-                timed = self.timer.time(thunks, chosen)
+                copies = [clone(inputs) for _ in range(chosen.copies - 1)]
+                thunks = [thunk, *(case.provider(*each) for each in copies)]
+                timed = self.timer.time(thunks, chosen, storages((inputs, copies)))
             for each in timed.outputs:
                 if not same_bits(each, output):
                     verify(case, each, inputs)

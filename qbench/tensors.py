@@ -76,13 +76,19 @@ def nbytes(value: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors(value))
 
 
-def poison(value: Any) -> None:
+def storages(value: Any) -> frozenset[int]:
+    """Where the memory of every tensor in `value` begins."""
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors(value))
+
+
+def poison(value: Any, keep: frozenset[int] = frozenset()) -> None:
     """Overwrite every tensor with what no kernel writes everywhere: NaN, or 0xff in bytes and integers.
 
-    Single numbers are left: an output may hand through a scale that was an operand.
+    Left as they are: tensors in the storages `keep` (an output may hand operands through, or be one), and single
+    numbers (it may hand through a scale that was made while preparing).
     """
     for tensor in tensors(value):
-        if tensor.numel() > 1 and tensor.is_contiguous():
+        if tensor.numel() > 1 and tensor.is_contiguous() and tensor.untyped_storage().data_ptr() not in keep:
             _poison(tensor)
 
 

@@ -141,8 +141,8 @@ class CudaTimer:
         burst = self._eager([thunk], 1)
         return max(500.0, min(self._between(burst, self._lead(burst)) for _ in range(3)))
 
-    def time(self, thunks: list[Thunk], plan: Plan) -> Timed:
-        """Time `thunks` in rotation, `plan.launches` calls a burst."""
+    def time(self, thunks: list[Thunk], plan: Plan, keep: frozenset[int] = frozenset()) -> Timed:
+        """Time `thunks` in rotation, `plan.launches` calls a burst. Outputs in the storages `keep` are not poisoned."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(self.policy.warmup):
@@ -154,7 +154,7 @@ class CudaTimer:
             lead = self._lead(burst)
             self.monitor.recover(self.policy.recover_s)
             before = self.monitor.clock_mhz()
-            poison(burst.outputs)
+            poison(burst.outputs, keep)
             length_ns = self._between(burst, lead)
             rest_s = max(self.policy.rest_ms * 1e-3, min(length_ns * 1e-9, 0.1))
 
@@ -166,7 +166,7 @@ class CudaTimer:
 
             samples = _until_converged(sample, length_ns, self.policy)
             after, reasons = self.monitor.clock_mhz(), self.monitor.throttle_reasons()
-            poison(burst.outputs)
+            poison(burst.outputs, keep)
             burst.run()
             self._stream.synchronize()
         return Timed(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from qbench.tensors import clone, nbytes, poison, poisoned_allocations, same_bits, tensors
+from qbench.tensors import clone, nbytes, poison, poisoned_allocations, same_bits, storages, tensors
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ def test_poison_reaches_every_element_but_spares_single_numbers():
     codes = torch.zeros(8, dtype=torch.uint8)
     poison(codes)
     assert (codes == 255).all()
+
+
+def test_poison_spares_what_is_an_operand_too():
+    operand = torch.ones(4)
+    poison((operand.view(2, 2), torch.ones(4)), storages((operand,)))
+    assert (operand == 1).all()
 
 
 def test_same_bits_tells_signed_zeros_and_knows_nan():
