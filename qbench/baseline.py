@@ -90,6 +90,10 @@ class Store:
         file = self.file(op)
         return sorted(set(file.cases) - set(cases)) if file else []
 
+    def ops(self) -> list[str]:
+        """Ops that have a file here."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
     def update(self, run: Run, session: str, mode: Mode, *, write: bool = True) -> list[Change]:
         """Store the run's good results. All files are made before any is written; each is written whole.
 
@@ -103,14 +107,20 @@ class Store:
         bad = {result.op for result in run.results if result.status == "error"}
         for op in sorted({result.op for result in run.results} - bad):
             results = [r for r in run.results if r.op == op and r.status == "ok" and r.times]
+            self._files.pop(op, None)  # another session may have written since it was read
             file, changed = merged(self.file(op), op, self.device, run, results, session, mode)
             if changed:
                 made[op] = file
                 changes += changed
-        if write:
-            for op, file in made.items():
+        written: list[str] = []
+        for op, file in made.items() if write else ():
+            try:
                 write_atomic(self.path(op), encode(file))
-                self._files[op] = file
+            except OSError as error:
+                before = f"; written before it: {', '.join(written)}" if written else "; nothing was written"
+                raise OSError(f"{self.path(op)} cannot be written ({error}){before}") from error
+            self._files[op] = file
+            written.append(op)
         return changes
 
     def _checked(self, path: Path, op: str) -> File:

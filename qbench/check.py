@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # Relative to |A||B|^T. Hopper's FP8 tensor cores keep 13 fraction bits inside one accumulation; promotion
@@ -44,11 +45,11 @@ class Mismatch:
 def exact(
     output: Any, inputs: tuple[Any, ...], reference: Callable[..., Any], accumulator: str = "fp32"
 ) -> Mismatch | None:
-    """Every element equals the reference, NaN where it is NaN."""
+    """Shape, dtype and every element equal the reference's, NaN where it is NaN."""
     import torch
 
     expected = reference(*inputs)
-    if problem := _shape_mismatch(output, expected.shape):
+    if problem := _form_mismatch(output, tuple(expected.shape), expected.dtype):
         return problem
     found, wanted = output.to(torch.float64), expected.to(torch.float64)
     bad = ~((found == wanted) | (found.isnan() & wanted.isnan()))
@@ -59,12 +60,14 @@ def exact(
 class GemmBound:
     """Tolerance for [M, N] products whose row i depends on row i of the first operand alone.
 
-    magnitude(*inputs) gives |A| |B|^T, to 1%. take_rows(inputs, start, stop) cuts the operands, so that a
+    magnitude(*inputs) gives |A| |B|^T, to 1%; sizes(*inputs) M, N and K; dtype(*inputs) what the output must be:
+    a narrower one would set its own, wider bound. take_rows(inputs, start, stop) cuts the operands, so that a
     float64 reference of any size fits in memory.
     """
 
     magnitude: Callable[..., Tensor]
-    depth: Callable[..., int]
+    sizes: Callable[..., tuple[int, int, int]]
+    dtype: Callable[..., torch.dtype]
     take_rows: Callable[[tuple[Any, ...], int, int], tuple[Any, ...]]
 
     def __call__(
@@ -76,19 +79,15 @@ class GemmBound:
     ) -> Mismatch | None:
         if accumulator not in ACCUMULATORS:
             raise ValueError(f"unknown accumulator {accumulator!r}; known: {', '.join(ACCUMULATORS)}")
-        if output.dim() != 2:
-            return Mismatch(
-                f"output has shape {tuple(output.shape)}, expected [M, N]", output.numel(), output.numel()
-            )
-        rows, columns = output.shape
+        rows, columns, depth = self.sizes(*inputs)
+        if problem := _form_mismatch(output, (rows, columns), self.dtype(*inputs)):
+            return problem
         step = max(1, _elements_at_once(output) // max(1, columns))
         for start in range(0, rows, step):
             stop = min(rows, start + step)
             part = self.take_rows(inputs, start, stop)
             expected = reference(*part)
-            if problem := _shape_mismatch(output[start:stop], expected.shape):
-                return problem
-            bound = gemm_error(expected, self.magnitude(*part), self.depth(*part), accumulator)
+            bound = gemm_error(expected, self.magnitude(*part), depth, accumulator)
             if problem := within(output[start:stop], expected, bound, first_row=start):
                 return problem
         return None
@@ -151,12 +150,10 @@ def _half_gaps(values: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
     return gap, torch.where(narrow, 0.5 * gap, gap)
 
 
-def _shape_mismatch(output: Tensor, shape: Any) -> Mismatch | None:
-    if tuple(output.shape) == tuple(shape):
-        return None
-    return Mismatch(
-        f"output has shape {tuple(output.shape)}, expected {tuple(shape)}", output.numel(), output.numel()
-    )
+def _form_mismatch(output: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Mismatch | None:
+    found = f"output is {output.dtype} {list(output.shape)}, expected {dtype} {list(shape)}"
+    same = tuple(output.shape) == tuple(shape) and output.dtype == dtype
+    return None if same else Mismatch(found, output.numel(), output.numel())
 
 
 def _describe(
@@ -180,7 +177,8 @@ def _describe(
         summary = (
             f"output is NaN where the reference is not ({unwritten} times: never written, or computed so)"
         )
-    rows = torch.unique(bad.nonzero()[:, 0])
-    if bad.dim() == 2 and rows.numel() <= 4:
-        lines.append(f"  only in rows {[int(r) + first_row for r in rows]}")
+    if bad.dim() == 2:
+        rows = torch.unique(bad.nonzero()[:, 0])
+        if rows.numel() <= 4:
+            lines.append(f"  only in rows {[int(r) + first_row for r in rows]}")
     return Mismatch(summary, count, bad.numel(), "\n".join(lines))

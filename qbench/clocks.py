@@ -30,7 +30,8 @@ class Monitor:
     def __init__(self, index: int | None = None) -> None:
         self._nvml: Any = None
         self._handle: Any = None
-        self._reached = 0
+        self._best = 0  # MHz, ever seen
+        self._in_vain = 0  # full waits after which the clock was not back
         with contextlib.suppress(Exception):  # no driver library, no permission: times stand without clocks
             self._open(index)
 
@@ -43,6 +44,10 @@ class Monitor:
         # By UUID, not by index: CUDA_VISIBLE_DEVICES and virtual machines renumber.
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
         self._nvml = pynvml
+        try:
+            self.clock_mhz(), self.max_clock_mhz(), self.throttle_reasons()
+        except pynvml.NVMLError:  # a slice of a GPU, an old driver: not readable here
+            self._nvml = None
 
     @property
     def available(self) -> bool:
@@ -69,28 +74,24 @@ class Monitor:
         """Wait until the SM clock is back and nothing throttles, at most `limit_s`; returns seconds waited.
 
         An idle GPU lowers its clock by itself, so the wait keeps it lightly awake with short spins, which
-        draw next to no power. A card whose clock is locked below its maximum is recognised after the first
-        full wait: later waits ask only for the clock it has been seen to reach.
+        draw next to no power. A card whose clock is locked below its maximum is recognised after three waits in
+        vain: from then on the highest clock ever seen is asked for.
         """
         if not self.available:
             return 0.0
         import torch
 
         start = time.monotonic()
-        wanted = self._reached or int(self.max_clock_mhz() * _SETTLED)
-        best = 0
+        top = self._best if self._in_vain >= 3 else self.max_clock_mhz()
         while (waited := time.monotonic() - start) < limit_s:
             torch.cuda._sleep(1_000_000)  # about 0.5 ms
             torch.cuda.synchronize()
             clock = self.clock_mhz()
-            throttled = self.throttle_reasons()
-            if not throttled:
-                best = max(best, clock)
-                if clock >= wanted:
-                    return waited
+            self._best = max(self._best, clock)
+            if clock >= _SETTLED * top and not self.throttle_reasons():
+                return waited
             time.sleep(0.005)
-        if best:
-            self._reached = int(best * _SETTLED)
+        self._in_vain += 1
         return limit_s
 
 

@@ -24,6 +24,8 @@ class Closing:
 
 def close(session: Session, *, interrupted: bool) -> Closing:
     """Write what was asked for. Never raises for unwritable or broken files: the results are still printed."""
+    if not session.timing:
+        return Closing(["nothing was timed, so nothing was compared, stored or reported"])
     run = session.run()
     lines = terminal_report(run).splitlines()
     errors = []
@@ -33,8 +35,11 @@ def close(session: Session, *, interrupted: bool) -> Closing:
         else:
             lines += _update(session)
         lines += _unused(session)
+        if session.lost:
+            lines.append(f"baselines: {len(session.lost)} cases that have one could not run here")
+            lines += [f"  {case}" for case in session.lost[:_SHOWN]]
     except (DataError, OSError) as error:
-        errors.append(f"baselines: {error}; nothing was overwritten")
+        errors.append(f"baselines: {error}")
     try:
         if session.options.report:
             written = write_report(session.options.report, run)
@@ -73,10 +78,12 @@ def _change(change: Change) -> str:
 def _unused(session: Session) -> list[str]:
     """Entries that this selection does not use: gone from the tests, or only not selected."""
     unused = session.unused()
+    unseen = session.unseen()
+    lines = [f"baselines: ops of which nothing was collected: {', '.join(unseen)}"] if unseen else []
     if not unused:
-        return []
+        return lines
     listed = unused if session.options.update == "dry" else unused[:_SHOWN]
-    lines = [f"baselines: {len(unused)} stored cases were not collected in this session"]
+    lines += [f"baselines: {len(unused)} stored cases were not collected in this session"]
     lines += [f"  {case}" for case in listed]
     if len(listed) < len(unused):
         lines.append(f"  and {len(unused) - len(listed)} more; --qbench-update=dry lists all")

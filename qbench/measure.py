@@ -15,7 +15,7 @@ from qbench.case import Case, Thunk, Unsupported, provider_info
 from qbench.check import WrongResult
 from qbench.device import capability
 from qbench.result import Ceilings, Times
-from qbench.tensors import clone, nbytes, poisoned_allocations, same_bits, storages
+from qbench.tensors import clone, nbytes, poison, poisoned_allocations, same_bits, storages
 from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
 
 
@@ -45,14 +45,14 @@ class Bench:
     def check(self, case: Case) -> None:
         """Run once and check. Raises WrongResult, Unsupported, OutOfMemory."""
         with _memory_named(case):
-            inputs, thunk, _ = self._checked(case)
-            _check_poisoned(case, inputs, thunk)
+            run = self._checked(case)
+            _check_poisoned(case, run)
         self._release()
 
     def profile(self, case: Case) -> None:
         """One call between profiler start and stop, warmed up, for ncu and nsys."""
         with _memory_named(case):
-            _, thunk, _ = self._checked(case)
+            thunk = self._checked(case).thunk
             if self.timer is None:
                 thunk()
                 return
@@ -65,32 +65,37 @@ class Bench:
     def measure(self, case: Case) -> tuple[Times, tuple[float, ...]]:
         """Check, time, check every timed output. Returns the times and the raw samples in nanoseconds."""
         with _memory_named(case):
-            inputs, thunk, output = self._checked(case)
+            run = self._checked(case)
+            right = clone(run.output)  # a provider may hand out the same buffer again
             if self.timer is None:
-                timed = time_wall(thunk, self.policy)
+                timed = time_wall(run.thunk, self.policy)
             else:
-                size = nbytes(inputs) + nbytes(output)
-                chosen = plan(size, self.timer.estimate_ns(thunk), self.timer.l2, self.policy)
-                copies = [clone(inputs) for _ in range(chosen.copies - 1)]
-                thunks = [thunk, *(case.provider(*each) for each in copies)]
-                timed = self.timer.time(thunks, chosen, storages((inputs, copies)))
+                size = nbytes(run.inputs) + nbytes(run.output)
+                chosen = plan(size, self.timer.estimate_ns(run.thunk), self.timer.l2, self.policy)
+                copies = [clone(run.pristine) for _ in range(chosen.copies - 1)]
+                thunks = [run.thunk, *(case.provider(*each) for each in copies)]
+                timed = self.timer.time(thunks, chosen, storages((run.inputs, copies)))
             for each in timed.outputs:
-                if not same_bits(each, output):
-                    verify(case, each, inputs)
-            if timed.method != "graph":  # its outputs have no fixed place that could be poisoned
-                _check_poisoned(case, inputs, thunk)
+                if not same_bits(each, right):
+                    verify(case, each, run.pristine)
+            if timed.method != "graph":  # its outputs were poisoned before the last burst
+                _check_poisoned(case, run)
+            _check_operands(case, run)
         self._release()
         return _times(timed), timed.samples.ns
 
-    def _checked(self, case: Case) -> tuple[tuple[Any, ...], Thunk, Any]:
+    def _checked(self, case: Case) -> _Prepared:
         info = provider_info(case.provider)
         if missing := info.missing(capability()):
             raise Unsupported(missing, info.instead)
         inputs = case.op.inputs(case.workload, self.device)
+        pristine = clone(inputs)
         thunk = case.provider(*inputs)
         output = thunk()
-        verify(case, output, inputs)
-        return inputs, thunk, output
+        verify(case, output, pristine)
+        run = _Prepared(inputs, pristine, thunk, output)
+        _check_operands(case, run)
+        return run
 
     def _release(self) -> None:
         """Hand cached memory back when it is most of the card; graphs hold pools that fragment it."""
@@ -98,14 +103,30 @@ class Bench:
             torch.cuda.empty_cache()
 
 
-def _check_poisoned(case: Case, inputs: tuple[Any, ...], thunk: Thunk) -> None:
-    """Once more, with poison in all memory that torch hands out.
+@dataclass(frozen=True)
+class _Prepared:
+    """A case after its first, checked call; `pristine` is a copy of the operands from before it."""
+
+    inputs: tuple[Any, ...]
+    pristine: tuple[Any, ...]
+    thunk: Thunk
+    output: Any
+
+
+def _check_poisoned(case: Case, run: _Prepared) -> None:
+    """Once more, with poison in the last output and in what torch hands out: a result kept from before shows.
 
     Never before timing: torch 2.11 runs what torch.compile made eagerly from then on (300 us instead of 28).
     """
+    poison(run.output, storages(run.inputs))
     with poisoned_allocations():
-        output = thunk()
-    verify(case, output, inputs)
+        output = run.thunk()
+    verify(case, output, run.pristine)
+
+
+def _check_operands(case: Case, run: _Prepared) -> None:
+    if not same_bits(run.inputs, run.pristine):
+        raise WrongResult(f"{case.id}: the provider overwrote its operands, which other calls read")
 
 
 def verify(case: Case, output: Any, inputs: tuple[Any, ...]) -> None:

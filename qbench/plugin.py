@@ -7,7 +7,8 @@ autosave and --benchmark-only/-skip/-disable work as they do for any other bench
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SESSION = pytest.StashKey[Session]()
 CLOCK: pytest.StashKey[ReplayClock] = pytest.StashKey()
 PROGRESS = pytest.StashKey[Progress]()
+MEASURED = pytest.StashKey[str]()
 CLOSING: pytest.StashKey[Closing] = pytest.StashKey()
 _LONG_RUN = 60  # cases from which progress is shown
 
@@ -80,14 +82,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
-        raise ValueError(f"{text} is negative")
+        raise argparse.ArgumentTypeError(f"{text} is negative; give 0 or more")
     return value
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise ValueError(f"{text} is less than 1")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1; give 1 or more")
     return value
 
 
@@ -165,7 +167,10 @@ def qbench(
                 pytest.skip("profiled: one call between profiler start and stop, nothing was timed")
             result, samples = session.measure(case)
         except Unsupported as error:
+            if session.options.strict and case.id in session.lost:
+                raise Regression(f"{case.id} has a baseline and cannot run here: {error}") from error
             pytest.skip(str(error))
+        request.node.stash[MEASURED] = case.id
         _replay(benchmark, clock, samples)
         _attach(request.node, benchmark, result)
         judgement = result.judgement
@@ -180,6 +185,18 @@ def qbench(
         progress.done(request.node.name, _short(session))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails by its own hand after `qbench(case)` says that the case is wrong: it is not stored."""
+    report = yield
+    case = item.stash.get(MEASURED, None)
+    if report.failed and case and call.excinfo and not isinstance(call.excinfo.value, Regression):
+        item.config.stash[SESSION].retract(case, f"its test failed: {call.excinfo.exconly()}"[:2000])
+    return report
+
+
 def _short(session: Session) -> str:
     last = session.results[-1] if session.results else None
     return f"{last.times.median_ns / 1e3:.1f} µs" if last and last.times else ""
@@ -190,7 +207,7 @@ def _replay(benchmark: BenchmarkFixture, clock: ReplayClock, samples: tuple[floa
     waiting = iter(samples)
 
     def advance() -> None:
-        clock.now += next(waiting) * 1e-9
+        clock.now += next(waiting, 0.0) * 1e-9  # --benchmark-cprofile calls once more
 
     clock.now = 0.0
     benchmark.pedantic(advance, rounds=len(samples), iterations=1)
@@ -215,14 +232,15 @@ def _words(result: Result) -> str:
     return (
         f"{text}; {result.times.median_ns / 1e3:.2f} µs against {judgement.baseline_ns / 1e3:.2f} µs "
         f"(ratio between {judgement.low:.3f} and {judgement.high:.3f}, {judgement.baseline_runs} baseline runs, "
-        f"changes are sure to be seen from {judgement.detectable:.1%} on); accept it with --qbench-update"
+        f"changes are sure to be seen from {judgement.detectable:.1%} on); accept it with --qbench-update=append"
     )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write baselines and reports. An interrupted session writes no baseline: the stored ones stand."""
     state = session.config.stash[SESSION]
-    if not any(result.times for result in state.results):
+    asked = state.options.update or state.options.report or state.options.strict
+    if session.config.option.collectonly or not (state.timing or (asked and state.collected)):
         return
     from qbench.closing import close
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+import msgspec
+
 from qbench.case import Case, Unsupported
 from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Status, Times, Verdict
 
@@ -45,6 +47,8 @@ class Session:
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     ceilings: Ceilings | None = None
+    timing: bool = False  # a case was to be timed, not only checked
+    lost: list[str] = field(default_factory=list)  # cases with a baseline that can no longer run
     _bench: Bench | None = None
     _store: Store | None = None
     _policy: Policy | None = None
@@ -95,15 +99,35 @@ class Session:
 
     def measure(self, case: Case) -> tuple[Result, tuple[float, ...]]:
         """Check, time and judge; the result is kept. Raises what the case raised."""
-        if self.ceilings is None:
-            self.ceilings = self.bench.ceilings()
-        records = self.store.records(case.op.name, case.id)  # a broken baseline is said before time is spent
-        times, samples = self._recorded(case, lambda: self.bench.measure(case))
-        from qbench.verdict import judge
+        self.timing = True
+        self.collected.add(case.id)
 
-        result = self._result(case, "ok", times=times, judgement=judge(times, records, self.policy))
-        self.results.append(result)
+        def work() -> tuple[Result, tuple[float, ...]]:
+            from qbench.verdict import judge
+
+            records = self.store.records(case.op.name, case.id)  # a broken file is said before time is spent
+            if self.ceilings is None:
+                self.ceilings = self.bench.ceilings()
+            times, samples = self.bench.measure(case)
+            judgement = judge(times, records, self.policy)
+            return self._result(case, "ok", times=times, judgement=judgement), samples
+
+        result, samples = self._recorded(case, work)
+        self._keep(result)
         return result, samples
+
+    def retract(self, case: str, reason: str) -> None:
+        """A test that failed after its case was measured: the case is not stored."""
+        for index, result in enumerate(self.results):
+            if result.case == case and result.status == "ok":
+                self.results[index] = msgspec.structs.replace(
+                    result, status="error", reason=reason, times=None, judgement=None
+                )
+
+    def _keep(self, result: Result) -> None:
+        """One result a case: a test that is run again replaces what it found before."""
+        self.results = [each for each in self.results if each.case != result.case]
+        self.results.append(result)
 
     def _recorded(self, case: Case, work: Callable[[], T]) -> T:
         """Run `work`; what it raises is recorded as the case's result and raised on."""
@@ -113,13 +137,15 @@ class Session:
             return work()
         except Unsupported as error:
             judgement = Judgement(Verdict.UNSUPPORTED, str(error))
-            self.results.append(self._result(case, "unsupported", str(error), judgement=judgement))
+            self._keep(self._result(case, "unsupported", str(error), judgement=judgement))
+            if self.store.records(case.op.name, case.id):
+                self.lost.append(case.id)
             raise
         except WrongResult as error:
-            self.results.append(self._result(case, "wrong", str(error)))
+            self._keep(self._result(case, "wrong", str(error)))
             raise
         except Exception as error:
-            self.results.append(self._result(case, "error", f"{type(error).__name__}: {error}"[:2000]))
+            self._keep(self._result(case, "error", f"{type(error).__name__}: {error}"[:2000]))
             raise
 
     def _result(
@@ -171,3 +197,8 @@ class Session:
         """Stored cases of the ops seen here that no collected case uses."""
         ops = sorted({result.op for result in self.results})
         return [case for op in ops for case in self.store.unused(op, self.collected)]
+
+    def unseen(self) -> list[str]:
+        """Stored ops of which no case was collected: renamed, removed, or not selected."""
+        ops = {case.partition("/")[0] for case in self.collected}
+        return sorted(set(self.store.ops()) - ops)

@@ -20,6 +20,7 @@ _EMPTY = frozenset(
     {
         torch.ops.aten.empty.memory_format,
         torch.ops.aten.empty_like.default,
+        torch.ops.aten.empty_permuted.default,
         torch.ops.aten.empty_strided.default,
         torch.ops.aten.new_empty.default,
         torch.ops.aten.new_empty_strided.default,
@@ -88,17 +89,21 @@ def poison(value: Any, keep: frozenset[int] = frozenset()) -> None:
     numbers (it may hand through a scale that was made while preparing).
     """
     for tensor in tensors(value):
-        if tensor.numel() > 1 and tensor.is_contiguous() and tensor.untyped_storage().data_ptr() not in keep:
+        if tensor.numel() > 1 and tensor.untyped_storage().data_ptr() not in keep:
             _poison(tensor)
 
 
 def _poison(tensor: Tensor) -> None:
-    if tensor.dtype.is_floating_point and tensor.element_size() > 1:
-        tensor.fill_(float("nan"))
-    elif tensor.dtype == torch.bool or tensor.dtype.is_complex:
-        tensor.zero_()
-    else:  # fp8: 0xff is NaN in e4m3fn; packed codes and int8: -1 or 0xff everywhere is no random tensor
-        tensor.view(torch.uint8).fill_(0xFF)
+    """Booleans have no value that is wrong, and expanded tensors no memory of their own: both stay."""
+    if tensor.dtype == torch.bool or 0 in tensor.stride():
+        return
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+        if tensor.element_size() > 1:
+            tensor.fill_(float("nan"))
+        else:
+            tensor.view(torch.uint8).fill_(0xFF)  # NaN in every fp8 type
+    else:
+        tensor.fill_(-1 if tensor.dtype.is_signed else torch.iinfo(tensor.dtype).max)
 
 
 def same_bits(left: Any, right: Any) -> bool:
@@ -130,5 +135,8 @@ class _PoisonedAllocations(TorchDispatchMode):
 
 
 def poisoned_allocations() -> AbstractContextManager[None]:
-    """Within it, torch.empty and its kin return poisoned memory, so that an unwritten element shows."""
+    """Within it, torch.empty and its kin return poisoned memory, so that an unwritten element shows.
+
+    Seen are calls from Python; what a C++ operator or a compiled graph allocates inside itself is not.
+    """
     return cast("AbstractContextManager[None]", _PoisonedAllocations())

@@ -145,6 +145,8 @@ class CudaTimer:
         """Time `thunks` in rotation, `plan.launches` calls a burst. Outputs in the storages `keep` are not poisoned."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
+            for each in thunks:  # a first call may compile or allocate what a capture cannot
+                each()
             for _ in range(self.policy.warmup):
                 thunks[0]()
             burst = self._capture(thunks, plan.launches) or self._eager(
@@ -200,10 +202,10 @@ class CudaTimer:
             finally:
                 graph.capture_end()
         except RuntimeError as error:
+            generator.graphsafe_set_state(state)  # a broken capture leaves torch's generator refusing to work
             if "captur" not in str(error).lower():
                 raise
             torch.cuda.synchronize()
-            generator.graphsafe_set_state(state)  # a broken capture leaves torch's generator refusing to work
             return None
         return _Burst(graph.replay, held, launches, "graph")
 

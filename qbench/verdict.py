@@ -78,10 +78,14 @@ def _slower_clock(now: Times, base: tuple[Record, ...], difference: float, polic
     clocks = [record.clock_mhz for record in base if record.clock_mhz]
     if not clocks or not now.clock_after_mhz:
         return ""
-    slower = mean([float(clock) for clock in clocks]) / now.clock_after_mhz
+    usual = mean([float(clock) for clock in clocks])
+    slower = usual / now.clock_after_mhz
+    low_from_the_start = now.clock_before_mhz < 0.98 * usual
+    if not (now.throttle or low_from_the_start):  # one low reading afterwards may be the code's own doing
+        return ""
     if slower < 1.02 or difference - math.log(slower) > math.log1p(policy.min_effect):
         return ""
     return (
         f"{math.expm1(difference):+.1%}, but the SM clock was {now.clock_after_mhz} MHz against "
-        f"{mean([float(c) for c in clocks]):.0f}: a slower clock, not slower code"
+        f"{usual:.0f}: a slower clock, not slower code"
     )

@@ -65,6 +65,14 @@ def test_a_wrong_result_keeps_the_whole_session_from_being_stored(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_open_sessions_both_end_up_stored(tmp_path):
+    first, second = store(tmp_path), store(tmp_path)
+    assert first.records("gemm", "gemm/a[m=1]") == second.records("gemm", "gemm/a[m=1]") == ()
+    first.update(run(result(ns=1.0)), "first", "append")
+    second.update(run(result(ns=2.0)), "second", "append")
+    assert [r.session for r in store(tmp_path).records("gemm", "gemm/a[m=1]")] == ["first", "second"]
+
+
 def test_one_run_stands_on_one_line(tmp_path):
     store(tmp_path).update(run(result()), "s", "append")
     text = store(tmp_path).path("gemm").read_text()

@@ -1,5 +1,7 @@
 """The GEMM bound: accepts honest fp32, refuses what fixed tolerances let through."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 
 from qbench import GemmBound, exact, gemm_error, within
 
+OUT = torch.bfloat16
 BOUND = GemmBound(
     magnitude=lambda a, b: a.double().abs() @ b.double().abs().T,
-    depth=lambda a, b: a.shape[1],
+    sizes=lambda a, b: (a.shape[0], b.shape[0], a.shape[1]),
+    dtype=lambda a, b: OUT,
     take_rows=lambda operands, start, stop: (operands[0][start:stop], operands[1]),
 )
 
@@ -27,7 +31,8 @@ def operands(m=5, n=7, k=256, seed=0):
 @pytest.mark.parametrize("k", [16, 512, 4096])
 def test_accepts_an_fp32_product_rounded_once(dtype, k):
     a, b = operands(k=k)
-    assert BOUND((a.float() @ b.float().T).to(dtype), (a, b), product) is None
+    bound = dataclasses.replace(BOUND, dtype=lambda a, b: dtype)
+    assert bound((a.float() @ b.float().T).to(dtype), (a, b), product) is None
 
 
 @pytest.mark.parametrize("k", [512, 4096])
@@ -60,7 +65,25 @@ def test_names_the_rows_never_written_and_counts_them_across_chunks():
 
 def test_refuses_another_shape_with_both_shapes_named():
     a, b = operands()
-    assert "(7, 5), expected (5, 7)" in BOUND((b.float() @ a.float().T).bfloat16(), (a, b), product).summary
+    out = (b.float() @ a.float().T).bfloat16()
+    assert "[7, 5], expected torch.bfloat16 [5, 7]" in BOUND(out, (a, b), product).summary
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_refuses_an_output_that_lacks_rows(rows):
+    a, b = operands()
+    assert BOUND((a[:rows].float() @ b.float().T).bfloat16(), (a, b), product) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
+def test_refuses_a_dtype_other_than_the_promised_one(dtype):
+    a, b = operands()
+    assert "expected torch.bfloat16" in BOUND((a.float() @ b.float().T).to(dtype), (a, b), product).summary
+
+
+def test_a_wrong_single_number_is_a_mismatch():
+    one = torch.tensor(1.0)
+    assert exact(one, (one,), lambda x: 2 * x).count == 1
 
 
 def test_accepts_an_empty_product():

@@ -49,6 +49,17 @@ def missing(x):
 def huge(x):
     raise torch.OutOfMemoryError("tried to allocate 1 EiB")
 
+def remembered(x):
+    kept = []
+    def run():
+        if not kept:
+            kept.append(x * 2)
+        return kept[0]
+    return run
+
+def overwriting(x):
+    return lambda: (x * 2, x.add_(1))[0]
+
 def crash(x):
     raise RuntimeError("broken provider")
 
@@ -114,6 +125,62 @@ def test_a_wrong_result_fails_every_mode_and_is_never_stored(suite, pytester, mo
     assert result.parseoutcomes()["failed"] == 2
     assert words in result.stdout.str()
     assert stored(pytester) == []
+
+
+@pytest.mark.parametrize("mode", [[], ["--benchmark-disable"]])
+@pytest.mark.parametrize(
+    ("provider", "words"), [("remembered", "NaN"), ("overwriting", "overwrote its operands")]
+)
+def test_a_kept_result_and_an_overwritten_operand_are_caught(suite, pytester, mode, provider, words):
+    result = suite(provider, "--qbench-update", *mode)
+    assert result.parseoutcomes()["failed"] == 2
+    assert words in result.stdout.str()
+    assert stored(pytester) == []
+
+
+def test_a_test_that_fails_after_its_measurement_stores_nothing(suite, pytester):
+    source = SUITE.replace("PROVIDERS", "good").replace(
+        "    qbench(case)", "    qbench(case)\n    assert 0, 'found it wrong'"
+    )
+    pytester.makepyfile(test_suite=source)
+    result = pytester.runpytest_inprocess("--benchmark-only", "--qbench-update", "--qbench-iters=3")
+    result.assert_outcomes(failed=2, skipped=1)
+    assert stored(pytester) == []
+
+
+def test_a_case_with_a_baseline_that_no_longer_runs_is_said_and_fails_under_strict(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-update")
+    lost = "good(x):\n    raise qbench.Unsupported('its library is gone')\n\ndef was"
+    source = SUITE.replace("PROVIDERS", "good").replace("good(x)", f"{lost}(x)")
+    pytester.makepyfile(test_suite=source)
+    result = pytester.runpytest_inprocess("--benchmark-only")
+    assert result.ret == 0
+    assert "2 cases that have one could not run here" in result.stdout.str()
+    assert pytester.runpytest_inprocess("--benchmark-only", "--qbench-strict").ret == 1
+
+
+def test_a_run_of_wrong_results_alone_still_reports(suite, pytester):
+    result = suite("wrong", "--benchmark-only", "--qbench-update", "--qbench-report=out")
+    assert "a wrong result: nothing was stored" in result.stdout.str()
+    assert (pytester.path / "out" / "results.json").exists()
+
+
+def test_options_that_can_do_nothing_say_so(suite):
+    result = suite("good", "--benchmark-disable", "--qbench-update=append")
+    assert "nothing was timed, so nothing was compared, stored or reported" in result.stdout.str()
+
+
+def test_a_renamed_op_is_mentioned(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-update")
+    pytester.makepyfile(
+        test_suite=SUITE.replace("PROVIDERS", "good").replace('name="double"', 'name="twice"')
+    )
+    result = pytester.runpytest_inprocess("--benchmark-only")
+    assert "ops of which nothing was collected: double" in result.stdout.str()
+
+
+def test_cprofile_works_beside(suite):
+    assert suite("good", "--benchmark-only", "--benchmark-cprofile=tottime").ret == 0
 
 
 def test_an_output_that_turns_wrong_while_timed_is_caught(suite, pytester):

@@ -43,6 +43,16 @@ def test_poison_spares_what_is_an_operand_too():
     assert (operand == 1).all()
 
 
+def test_poison_takes_any_layout_and_dtype():
+    for dtype in (torch.int8, torch.int32, torch.uint8, torch.float8_e4m3fn, torch.bfloat16):
+        value = torch.zeros(4, 6).to(dtype).t()
+        poison(value)
+        assert not same_bits(value, torch.zeros_like(value))
+    with poisoned_allocations():
+        assert (torch.empty_like(torch.zeros(4, 6, dtype=torch.int32).t()) == -1).all()
+        assert torch.empty_permuted((2, 3), (1, 0)).isnan().all()
+
+
 def test_same_bits_tells_signed_zeros_and_knows_nan():
     nan = torch.tensor([float("nan"), 0.0])
     assert same_bits(nan, nan.clone())

@@ -73,6 +73,11 @@ def test_a_slower_clock_is_told_from_slower_code():
     )  # more than the clock explains
 
 
+def test_a_low_clock_only_afterwards_is_no_excuse():
+    after = Times(1250, 1250, 1250, 10, 100, 4, "graph", True, 1980, 1600)
+    assert judge(after, STEADY, GPU).verdict is Verdict.SLOWER
+
+
 def test_a_cpu_needs_far_more():
     assert judge(times(1300), records(1000.0), Policy.for_kind("cpu")).verdict is not Verdict.SLOWER
 

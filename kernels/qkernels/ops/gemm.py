@@ -119,7 +119,7 @@ def gemm_quantize(fmt: Format) -> Op:
 
 def product_bound() -> GemmBound:
     """The float64 bound of qbench.check for products of tensors and quantized tensors."""
-    return GemmBound(reference.magnitude, lambda a, b: int(a.shape[1]), _take_rows)
+    return GemmBound(reference.magnitude, _sizes, _out_dtype, _take_rows)
 
 
 def _product_and_operand(
@@ -131,6 +131,14 @@ def _product_and_operand(
     y, quantized = output
     wrong = compare_quantized(quantized, x, w.format, hadamard=w.hadamard)
     return wrong or product_bound()(y, (quantized, w), reference.matmul, accumulator)
+
+
+def _sizes(a: Operand, b: Operand) -> tuple[int, int, int]:
+    return a.shape[0], b.shape[0], a.shape[1]
+
+
+def _out_dtype(a: Operand, b: Operand) -> torch.dtype:
+    return a.dtype if isinstance(a, Tensor) else torch.bfloat16
 
 
 def _take_rows(operands: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
