@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "report":
             return report(args.results, args.output)
         return list_cases(words[1:], providers=args.command == "providers")
-    except (DataError, CannotCombine) as error:
+    except (DataError, CannotCombine, OSError) as error:
         print(f"qbench: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
 

@@ -6,9 +6,11 @@ they are not independent, so only the median of each run is a replicate.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -102,6 +104,12 @@ class Store:
         """
         if any(result.status == "wrong" for result in run.results):
             return []
+        if write:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder) if write else contextlib.nullcontext():
+            return self._update(run, session, mode, write)
+
+    def _update(self, run: Run, session: str, mode: Mode, write: bool) -> list[Change]:
         made: dict[str, File] = {}
         changes: list[Change] = []
         bad = {result.op for result in run.results if result.status == "error"}
@@ -138,6 +146,22 @@ class Store:
                         f"{path}: cases[{case!r}] names unknown session {record.session!r}; {REMEDY}"
                     )
         return file
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One session at a time reads, merges and writes; the lock goes with the process, whatever ends it."""
+    try:
+        import fcntl
+    except ImportError:  # not on this platform: two updates at once may lose the earlier
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def merged(

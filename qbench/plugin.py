@@ -16,7 +16,7 @@ import pytest
 
 from qbench.case import Case, Unsupported
 from qbench.progress import Progress
-from qbench.result import Result, Verdict
+from qbench.result import DataError, Result, Verdict
 from qbench.session import Options, Session
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ def _positive(text: str) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     option = config.getoption
     baselines, report = option("--qbench-baselines"), option("--qbench-report")
+    for name, folder in (("--qbench-baselines", baselines), ("--qbench-report", report)):
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            raise pytest.UsageError(f"{name} {folder} is a file; name a folder")
     options = Options(
         baselines=Path(baselines) if baselines else config.rootpath / "baselines",
         update=option("--qbench-update"),
@@ -170,6 +173,8 @@ def qbench(
             if session.options.strict and case.id in session.lost:
                 raise Regression(f"{case.id} has a baseline and cannot run here: {error}") from error
             pytest.skip(str(error))
+        except DataError as error:
+            pytest.fail(str(error), pytrace=False)
         request.node.stash[MEASURED] = case.id
         _replay(benchmark, clock, samples)
         _attach(request.node, benchmark, result)

@@ -29,6 +29,7 @@ class Policy:
     alpha: float = 2e-6
     min_effect: float = 0.03
     power: float = 0.99
+    unsteady: float = 0.25  # (p80 - p20) / median of a run from which it speaks for nothing
 
     @classmethod
     def for_kind(cls, kind: str) -> Policy:
@@ -49,7 +50,9 @@ def judge(now: Times, base: tuple[Record, ...], policy: Policy) -> Judgement:
     reach = float(t.ppf(1 - policy.alpha, df)) * error
     detectable = max(policy.min_effect, math.expm1(reach + float(t.ppf(policy.power, df)) * error))
     verdict, reason = _decide(difference, reach, policy)
-    if verdict is Verdict.SLOWER and (note := _slower_clock(now, base, difference, policy)):
+    if verdict is Verdict.SLOWER and (
+        note := _unsteady(now, policy) or _slower_clock(now, base, difference, policy)
+    ):
         verdict, reason = Verdict.INCONCLUSIVE, note
     return Judgement(
         verdict,
@@ -71,6 +74,13 @@ def _decide(difference: float, reach: float, policy: Policy) -> tuple[Verdict, s
     if abs(difference) <= reach:
         return Verdict.INCONCLUSIVE, f"{change}, but one run is sure only from {math.expm1(reach):.1%} on"
     return (Verdict.SLOWER if difference > 0 else Verdict.FASTER), f"{change}, more than chance explains"
+
+
+def _unsteady(now: Times, policy: Policy) -> str:
+    """Words for a run whose own bursts differ too much, or "": a shared machine, not the code."""
+    if (now.p80_ns - now.p20_ns) <= policy.unsteady * now.median_ns:
+        return ""
+    return f"this run's own bursts lie between {now.p20_ns / 1e3:.3g} and {now.p80_ns / 1e3:.3g} µs; run it again"
 
 
 def _slower_clock(now: Times, base: tuple[Record, ...], difference: float, policy: Policy) -> str:

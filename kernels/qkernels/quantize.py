@@ -113,6 +113,12 @@ def float64_chunks(x: Tensor, hadamard: int | None = None) -> Iterator[tuple[int
 
 def check_input(x: Tensor, fmt: Format, hadamard: int | None) -> None:
     """TypeError/ValueError unless fmt can quantize x along its last axis with that rotation."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"cannot quantize a {type(x).__name__}; pass a torch.Tensor")
+    if hadamard is not None and (isinstance(hadamard, bool) or not isinstance(hadamard, int)):
+        raise TypeError(
+            f"Hadamard size {hadamard!r} is a {type(hadamard).__name__}; pass a whole number or None"
+        )
     if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise TypeError(f"cannot quantize {x.dtype}; convert to float16, bfloat16 or float32 first")
     if x.ndim == 0 or x.shape[-1] == 0:

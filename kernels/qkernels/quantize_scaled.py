@@ -21,6 +21,7 @@ from .format import FLOAT32_MAX, MIN_TOKEN_SCALE, Format
 from .tensor import QTensor
 
 LEAST_SPREAD = 2.0**-20
+ZERO_POINT_LIMIT = (1 << 22) - 128
 
 
 def divide(numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
@@ -134,6 +135,14 @@ def _check_static(fmt: Format, scale: Tensor | float | None, zero_point: Tensor 
                          "for a static scale")  # fmt: skip
     if zero_point is not None and fmt.symmetric:
         raise ValueError(f"{fmt.name} is symmetric and takes no zero_point; use int8_asym")
+    if isinstance(zero_point, float) or (
+        isinstance(zero_point, Tensor) and zero_point.dtype.is_floating_point
+    ):
+        raise TypeError(f"zero_point {zero_point} is not a whole number; round it first")
+    if zero_point is not None and abs(int(zero_point)) > ZERO_POINT_LIMIT:
+        raise ValueError(
+            f"zero_point = {int(zero_point)} is beyond 2^22 - 128, where fp32 no longer rounds to integers"
+        )
     if not fmt.symmetric and (scale is None) != (zero_point is None):
         raise ValueError(f"{fmt.name} takes scale and zero_point together (static) or neither (dynamic)")
 

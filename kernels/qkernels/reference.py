@@ -22,7 +22,13 @@ def matmul(a: Tensor | QTensor, b: Tensor | QTensor, *, bias: Tensor | None = No
     parts = [left @ _exact(_rows(b, start)).T for start in range(0, b.shape[0], ROWS_AT_ONCE)]
     out = torch.cat(parts, dim=1) if parts else left.new_zeros(left.shape[0], 0)
     out = out * (_alpha(a) * _alpha(b))
-    return out if bias is None else out + bias.to(torch.float64)
+    if bias is None:
+        return out
+    if tuple(bias.shape) != (b.shape[0],):
+        raise ValueError(
+            f"bias has shape {list(bias.shape)}, b has N = {b.shape[0]} rows; it must be [{b.shape[0]}]"
+        )
+    return out + bias.to(torch.float64)
 
 
 def magnitude(a: Tensor | QTensor, b: Tensor | QTensor) -> Tensor:

@@ -18,11 +18,12 @@ import qbench
 from qbench import Case, Op, Provider, Workload
 from qbench.device import capability
 from qkernels import models
-from qkernels.format import Format
+from qkernels.format import NVFP4, Format
 
 DTYPES = ("half", "bfloat16", "float")
 GPU_BATCHES = (1, 16, 128, 1024, 4096)
 CPU_SHAPES = tuple((m, n, k) for n, k in ((512, 512), (1024, 512)) for m in (1, 16, 128))
+HADAMARDS = NVFP4.hadamard  # MXFP4 has the same, from 32 on
 CUBES = (128, 256, 512, 1024, 2048, 4096)
 LAYERS = tuple((m, n, 4096) for n in (4096, 11008) for m in (1, 8, 32, 128))
 # what the replaced scripts called a provider: (op's end, provider)
@@ -161,6 +162,9 @@ def sweep_of(config: pytest.Config) -> Sweep:
     for name in ("--batch-sizes", "--tp-sizes", "--had-sizes", "--num-tokens", "--hidden-size"):
         if any(value < 1 for value in option(name)):
             raise pytest.UsageError(f"{name} {option(name)}: whole numbers of at least 1")
+    for size in option("--had-sizes"):
+        if size not in HADAMARDS:
+            raise pytest.UsageError(f"unknown Hadamard size {size}; known: {', '.join(map(str, HADAMARDS))}")
     made = Sweep(
         tuple(option("--models")), tuple(option("--tp-sizes")), tuple(option("--batch-sizes")),
         tuple(option("--had-sizes")), providers, tuple(option("--num-tokens")), tuple(option("--hidden-size")),
@@ -174,8 +178,22 @@ def sweep_of(config: pytest.Config) -> Sweep:
     return made
 
 
+SWEEP = pytest.StashKey[Sweep]()
+OWNERS = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SWEEP] = sweep_of(config)
+    config.stash[OWNERS] = {}
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = getattr(metafunc.module, "cases", None)
-    if chosen is not None and {"case", "qbench"} <= set(metafunc.fixturenames):
-        made = chosen(sweep_of(metafunc.config))
-        metafunc.parametrize("case", made, ids=[case.id for case in made])
+    if chosen is None or not {"case", "qbench"} <= set(metafunc.fixturenames):
+        return
+    # A model's layer may have a shape that another module times anyway: the first to name a case keeps it.
+    owners, module = metafunc.config.stash[OWNERS], metafunc.module.__name__
+    made = [
+        case for case in chosen(metafunc.config.stash[SWEEP]) if owners.setdefault(case.id, module) == module
+    ]
+    metafunc.parametrize("case", made, ids=[case.id for case in made])

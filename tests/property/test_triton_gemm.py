@@ -149,6 +149,24 @@ def test_extreme_global_scales_do_not_leave_fp32_on_the_way(amax: float) -> None
         assert judge(fp4_gemm(left, b, out_dtype=torch.float32), left, b) is None
 
 
+@pytest.mark.parametrize(
+    ("gs", "scale", "code"),
+    [(2.5e-20, 0x01, 1), (1.7e20, 0x7E, 7)],
+    ids=["product of both leaves fp32 upward", "product of both is subnormal"],
+)
+def test_alphas_whose_product_leaves_fp32_are_applied_one_after_the_other(
+    gs: float, scale: int, code: int
+) -> None:
+    """1/gs^2 is 1.6e39 or 3.5e-41; the result, with sums of 3.8e-6 or 7e6 a term, is an ordinary number."""
+    data = torch.full((4, 8), code | code << 4, dtype=torch.uint8, device=DEVICE)
+    scales = torch.full((4, 1), scale, dtype=torch.uint8, device=DEVICE)
+    operand = QTensor(data, scales, NVFP4, (4, 16), torch.tensor(gs, device=DEVICE))
+    out = fp4_gemm(operand, operand, out_dtype=torch.float32).double()
+    expected = reference.matmul(operand, operand)
+    assert 1e-37 < expected.min() < 1e38
+    assert ((out - expected).abs() <= 2.0**-21 * expected).all()
+
+
 def test_zero_tensor_gives_zeros_and_the_bias() -> None:
     a, b = quantize(torch.zeros(3, 64, device=DEVICE), NVFP4), quantize(normal(8, 64), NVFP4)
     bias = normal(1, 8, 3)[0].half()

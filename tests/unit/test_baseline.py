@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,19 @@ def test_two_open_sessions_both_end_up_stored(tmp_path):
     first.update(run(result(ns=1.0)), "first", "append")
     second.update(run(result(ns=2.0)), "second", "append")
     assert [r.session for r in store(tmp_path).records("gemm", "gemm/a[m=1]")] == ["first", "second"]
+
+
+def test_sessions_that_update_at_once_all_end_up_stored(tmp_path):
+    script = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_baseline import result, run, store
+        store(Path({str(tmp_path)!r})).update(run(result(ns=1.0)), sys.argv[1], "append")
+    """)
+    several = [subprocess.Popen([sys.executable, "-c", script, f"s{index}"]) for index in range(4)]
+    assert [each.wait() for each in several] == [0] * 4
+    assert len(store(tmp_path).records("gemm", "gemm/a[m=1]")) == 4
 
 
 def test_one_run_stands_on_one_line(tmp_path):

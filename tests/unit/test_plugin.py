@@ -290,6 +290,14 @@ def test_profile_times_nothing_and_says_so(suite):
     assert "one call between profiler start and stop" in result.stdout.str()
 
 
+@pytest.mark.parametrize("option", ["--qbench-baselines", "--qbench-report"])
+def test_a_file_where_a_folder_belongs_is_a_usage_error(suite, pytester, option):
+    (pytester.path / "file").write_text("x")
+    result = suite("good", f"{option}=file")
+    assert result.ret == 4
+    assert "file is a file; name a folder" in "\n".join(result.errlines)
+
+
 @pytest.mark.parametrize("option", ["--qbench-iters=0", "--qbench-warmup=-1", "--qbench-update=maybe"])
 def test_bad_options_are_usage_errors(suite, option):
     assert suite("good", option).ret == 4

@@ -56,6 +56,13 @@ def test_quantizer_options_choose_type_scale_dtype_and_shape():
     assert found == ["fp8_quantize/torch-eager[m=7,k=64,dtype=bfloat16,scale=static]"]
 
 
+@pytest.mark.parametrize("model", ["Llama-3.1-8B", "Llama-2-7b-hf", "Mistral-7B-v0.1", "Nemotron-Nano-9B-v2"])
+@pytest.mark.parametrize("more", [["--batch-sizes", "1", "4096"], ["--full"]])
+def test_every_model_collects_whole_without_a_case_twice(model, more):
+    found = ids("--models", model, *more)
+    assert len(found) == len(set(found)) > 20
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -63,6 +70,7 @@ def test_quantizer_options_choose_type_scale_dtype_and_shape():
         (["--models", "Llama-3.3-70B", "--tp-sizes", "3"], "tp=3 does not divide layer"),
         (["--models", "./no/config.json"], "no model config at"),
         (["--providers", "cublas"], "unknown provider 'cublas'; known: torch-bf16"),
+        (["--had-sizes", "7"], "unknown Hadamard size 7; known: 16, 32, 64, 128"),
         (["--batch-sizes", "0"], "whole numbers of at least 1"),
         (["--dtype", "fp4"], "invalid choice"),
     ],

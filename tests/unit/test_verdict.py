@@ -78,6 +78,13 @@ def test_a_low_clock_only_afterwards_is_no_excuse():
     assert judge(after, STEADY, GPU).verdict is Verdict.SLOWER
 
 
+def test_a_run_whose_own_bursts_differ_widely_is_no_evidence():
+    wild = Times(5000, 1000, 9000, 10, 1, 1, "wall", False)
+    judged = judge(wild, STEADY, GPU)
+    assert judged.verdict is Verdict.INCONCLUSIVE
+    assert "own bursts" in judged.reason
+
+
 def test_a_cpu_needs_far_more():
     assert judge(times(1300), records(1000.0), Policy.for_kind("cpu")).verdict is not Verdict.SLOWER
 

@@ -36,6 +36,7 @@ from torch import Tensor
 
 import qbench
 from qkernels.format import FLOAT32_MAX, INT8, INT8_ASYM, INT8_TOKEN
+from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
@@ -199,7 +200,7 @@ def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor |
                 f"zero_point must be one int32 value, got {value.dtype} {list(value.shape)}; use .int()"
             )
         return value.reshape(1).to(device)
-    if abs(value) > (1 << 22) - 128:
+    if abs(value) > ZERO_POINT_LIMIT:
         raise ValueError(
             f"zero_point = {value} is beyond 2^22 - 128, where fp32 no longer rounds to integers"
         )
