@@ -1,13 +1,14 @@
 """Tensors inside operands and outputs: walk, copy, poison and compare them, whatever holds them.
 
-Operands may be tensors, dataclasses of tensors (a quantized tensor is one), modules, or tuples, lists and
-dicts of these. Anything else is passed on as it is.
+Operands may be tensors, dataclasses of tensors (a quantized tensor is one), modules, or tuples, lists, deques
+and dicts of these. Anything else is passed on as it is.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -38,7 +39,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from tensors(getattr(value, field.name))
-    elif isinstance(value, tuple | list):
+    elif isinstance(value, tuple | list | deque):
         for item in value:
             yield from tensors(item)
     elif isinstance(value, dict):

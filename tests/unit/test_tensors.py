@@ -1,5 +1,6 @@
 """Walking, copying, poisoning and comparing structures of tensors."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,14 @@ def test_tensors_are_found_in_every_structure_in_order():
     a, b, c, d = (torch.full((2,), float(i)) for i in range(4))
     assert [t[0].item() for t in tensors((a, [Pair(b, "x", c)], {"d": d}, "text", 5))] == [0, 1, 2, 3]
     assert len(list(tensors(torch.nn.Linear(2, 2)))) == 2
+
+
+def test_poison_reaches_into_every_structure():
+    """A deque was once passed over: the timer keeps its outputs in one."""
+    for made in (tuple, list, deque):
+        value = made([torch.ones(2), torch.ones(2)])
+        poison(value)
+        assert all(each.isnan().all() for each in value)
 
 
 def test_clone_has_fresh_memory_and_equal_bits():
