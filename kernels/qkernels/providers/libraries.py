@@ -106,6 +106,8 @@ def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
     mx = _need("torchao", "prototype", "mx_formats", "mx_tensor")
     if options.format.name != "mxfp4" or options.hadamard:
         raise Unsupported("torchao is compared on unrotated mxfp4 (floor)")
+    if x.dtype == torch.float16:
+        raise Unsupported("torchao's to_mx takes bfloat16 and float32, not float16", instead="--dtype bfloat16")
     fmt = options.format
 
     def run() -> QTensor:
