@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
 _EPILOG = """exit codes:
   0  done; `compare` without --fail-over ends so whatever the ratios are
-  1  `compare --fail-over`: a case is slower by more than that, or was right and no longer is
+  1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B
   2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
      with --fail-over: different devices); nothing collected
 """
@@ -131,8 +131,8 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
             "--fail-over needs two runs of the same device; leave it out to see the ratios only"
         )
     slower, broken = found.slower(fail_over), found.broken
-    print(failures_text(slower, broken, fail_over), end="")
-    return EXIT_SLOWER if slower or broken else EXIT_OK
+    print(failures_text(slower, broken, found.only_a, fail_over), end="")
+    return EXIT_SLOWER if slower or broken or found.only_a else EXIT_OK
 
 
 def spread(root: Path, least_runs: int) -> int:

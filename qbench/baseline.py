@@ -96,6 +96,11 @@ class Store:
         """Ops that have a file here."""
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
+    def versions(self, names: Iterable[str]) -> dict[str, set[str]]:
+        """Versions under which the runs stored here were taken, of the ops read so far."""
+        sessions = [session for file in self._files.values() if file for session in file.sessions.values()]
+        return {name: {s.versions[name] for s in sessions if name in s.versions} for name in names}
+
     def update(self, run: Run, session: str, mode: Mode, *, write: bool = True) -> list[Change]:
         """Store the run's good results. All files are made before any is written; each is written whole.
 

@@ -34,6 +34,7 @@ def close(session: Session, *, interrupted: bool) -> Closing:
             lines.append("baselines: the session was interrupted; none was written")
         else:
             lines += _update(session)
+        lines += _other_versions(session, run.versions)
         lines += _unused(session)
         if session.lost:
             lines.append(f"baselines: {len(session.lost)} cases that have one could not run here")
@@ -73,6 +74,16 @@ def _update(session: Session) -> list[str]:
 def _change(change: Change) -> str:
     before = ", ".join(f"{ns / 1e3:.2f}" for ns in change.before) or "none"
     return f"{change.what} {change.case}: {change.now_ns / 1e3:.2f} µs (stored: {before})"
+
+
+def _other_versions(session: Session, now: dict[str, str]) -> list[str]:
+    """A difference may be another torch, Triton or driver, and not the code."""
+    stored = session.store.versions(("torch", "triton", "driver"))
+    return [
+        f"baselines: recorded with {name} {', '.join(sorted(known))}, this run has {now.get(name, 'none')}"
+        for name, known in stored.items()
+        if known and known != {now.get(name)}
+    ]
 
 
 def _unused(session: Session) -> list[str]:

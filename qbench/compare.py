@@ -33,8 +33,8 @@ class Pair:
 
     @property
     def broke(self) -> bool:
-        """Was right in a, is wrong or fails in b."""
-        return self.a.status == "ok" and self.b.status in ("wrong", "error")
+        """Was right in a and is not in b: wrong, failed, or no longer able to run."""
+        return self.a.status == "ok" and self.b.status != "ok"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,14 @@ def comparison_text(found: Comparison, a: str, b: str) -> str:
     return "".join(f"{line}\n" for line in loud) + render_grid(grid)
 
 
-def failures_text(slower: Sequence[Pair], broken: Sequence[Pair], fail_over: float) -> str:
+def failures_text(
+    slower: Sequence[Pair], broken: Sequence[Pair], missing: Sequence[str], fail_over: float
+) -> str:
     """What `--fail-over` found, by name."""
-    lines = [f"{len(slower)} slower by more than {fail_over:.1%}, {len(broken)} no longer right"]
+    lines = [
+        f"{len(slower)} slower by more than {fail_over:.1%}, {len(broken)} no longer right, {len(missing)} missing"
+    ]
     lines += [f"  {pair.case}: {pair.ratio:.3f}×" for pair in slower]
     lines += [f"  {pair.case}: {pair.b.status}: {first_line(pair.b.reason)}" for pair in broken]
+    lines += [f"  {case}: missing" for case in missing]
     return "\n" + "\n".join(lines) + "\n"

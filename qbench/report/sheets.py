@@ -109,6 +109,8 @@ def _sheet(x: str, own: list[Result], by_op: dict[str, list[Result]]) -> Sheet:
                 continue
             if any(name in fixed and fixed[name] != value for name, value in result.axes.items()):
                 continue
+            if op != alongside[0] and not set(fixed) <= set(result.axes):
+                continue  # only the reference stands for every rotation; others would be another rotation's
             extra = [
                 f"{name}={value}" for name, value in result.axes.items() if name not in fixed and name != x
             ]

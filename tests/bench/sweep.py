@@ -72,12 +72,16 @@ class Sweep:
         return fmt.hadamard if self.full else default
 
     def cubes_and_layers(self, **axes: Any) -> list[Workload]:
-        """128^3 to 4096^3, then M x 4096 x {4096, 11008}: shapes of the NVFP4 GEMM document."""
+        """128^3 to 4096^3, then M x 4096 x {4096, 11008}; none where a model or batch sizes were asked for."""
+        if self.models or self.batch_sizes:
+            return []
         cubes = [(size, size, size) for size in (CUBES[:3] if self.small else CUBES)]
         layers = [(m, 1536, 512) for m in (1, 8)] if self.small else list(LAYERS)
         return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in cubes + layers]
 
     def layers(self, **axes: Any) -> list[Workload]:
+        if self.models or self.batch_sizes:
+            return []
         shapes = [(m, 1536, 512) for m in (1, 8)] if self.small else list(LAYERS)
         return [Workload.of(0, m=m, n=n, k=k, **axes) for m, n, k in shapes]
 
@@ -102,7 +106,7 @@ class Sweep:
         made = []
         for each in providers:
             if self._selected(op, each):
-                made += qbench.cases(op, [each], listed if self._may_run(each) else listed[:1])
+                made += qbench.cases(op, [each], listed if self.runs(each) else listed[:1])
         order = {workload: index for index, workload in enumerate(listed)}
         return sorted(made, key=lambda case: order[case.workload])
 
@@ -111,7 +115,8 @@ class Sweep:
         wanted = [ALIASES.get(one, (None, one)) for one in self.providers]
         return not wanted or any(name == n and o in (None, op.name) for o, n in wanted)
 
-    def _may_run(self, provider: Provider) -> bool:
+    def runs(self, provider: Provider) -> bool:
+        """Can it run here, as far as can be told without trying?"""
         from qkernels.providers.libraries import LIBRARIES, installed
 
         info = qbench.provider_info(provider)

@@ -1,6 +1,6 @@
 """FP4 products on the models' layer shapes, and the plain bf16 product they are measured against."""
 
-from qkernels.format import MXFP4, NVFP4
+from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4
 from qkernels.ops.gemm import bf16_gemm, gemm, hadamard_gemm
 from qkernels.providers.libraries import humming_gemm, qutlass_hadamard_gemm, vllm_nvfp4_gemm
 from qkernels.providers.torch_gemm import torch_bf16, torch_quantize_matmul, torch_scaled_mm_fp4
@@ -13,12 +13,18 @@ def cases(sweep):
         made += sweep.cases(gemm(fmt), [fp4_gemm.gemm, humming_gemm], sweep.gemms())
         for size in sweep.hadamards(fmt, (had,)):
             shapes = sweep.gemms(had=size)
-            quantizing = [fp4_gemm.hadamard_gemm, torch_quantize_matmul, qutlass_hadamard_gemm]
+            quantizing = [fp4_gemm.hadamard_gemm, torch_quantize_matmul]
             if sweep.gpu:  # the float64 quantizer is a provider for small shapes and CPUs
                 quantizing.remove(torch_quantize_matmul)
             made += sweep.cases(hadamard_gemm(fmt), quantizing, shapes)
             providers = [fp4_gemm.gemm, torch_scaled_mm_fp4, vllm_nvfp4_gemm]
             made += sweep.cases(gemm(fmt, fmt), providers if sweep.gpu else [torch_bf16, *providers], shapes)
+    # qutlass quantizes by its own rule: its rival is our kernel under that rule
+    rule, size = MXFP4_ABS_MAX, sweep.hadamards(MXFP4, (32,))[:1]
+    for each in size:
+        made += sweep.cases(hadamard_gemm(rule), [qutlass_hadamard_gemm], sweep.gemms(had=each))
+        if sweep.runs(qutlass_hadamard_gemm):
+            made += sweep.cases(hadamard_gemm(rule), [fp4_gemm.hadamard_gemm], sweep.gemms(had=each))
     return made
 
 

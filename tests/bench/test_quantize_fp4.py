@@ -1,6 +1,6 @@
 """NVFP4 and MXFP4 quantizers, plain and with a fused rotation."""
 
-from qkernels.format import MXFP4, MXFP4_ABS_MAX, MXFP4_QUEST, NVFP4
+from qkernels.format import MXFP4, MXFP4_ABS_MAX, MXFP4_QUEST, MXFP4_RCEIL, NVFP4
 from qkernels.ops.quantize import quantize_fp4
 from qkernels.providers.libraries import gemlite_quantize, torchao_quantize
 from qkernels.providers.torch_quantize import torch_compile, torch_exact
@@ -23,8 +23,11 @@ def cases(sweep):
             shapes = sweep.activations(had=had)
             made += sweep.cases(quantize_fp4(fmt), [quantize_mxfp4, *slow], shapes)
             if fmt is MXFP4 and not had:
-                made += sweep.cases(quantize_fp4(fmt), [torchao_quantize, gemlite_quantize], shapes)
+                made += sweep.cases(quantize_fp4(fmt), [torchao_quantize], shapes)
                 made += sweep.cases(quantize_fp4(fmt), [torch_compile], sweep.compiled(shapes))
+    made += sweep.cases(quantize_fp4(MXFP4_RCEIL), [gemlite_quantize], sweep.activations(had=0))
+    if sweep.runs(gemlite_quantize):
+        made += sweep.cases(quantize_fp4(MXFP4_RCEIL), [quantize_mxfp4], sweep.activations(had=0))
     return made
 
 

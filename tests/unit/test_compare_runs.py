@@ -50,11 +50,13 @@ def test_slower_lists_what_exceeds_the_limit_worst_first() -> None:
     assert [pair.case for pair in compare(a, a).slower(0.0)] == []
 
 
-def test_a_case_that_is_no_longer_right_is_broken_and_one_that_never_ran_is_not() -> None:
+def test_a_case_that_is_no_longer_right_or_can_no_longer_run_is_broken_and_one_that_never_ran_is_not() -> (
+    None
+):
     a = run_of(timed(1, 10), timed(2, 10), untimed(3, "wrong"), timed(4, 10))
     b = run_of(untimed(1, "wrong"), untimed(2, "error"), untimed(3, "wrong"), untimed(4, "unsupported"))
     found = compare(a, b)
-    assert [pair.case for pair in found.broken] == ["op/p[m=1]", "op/p[m=2]"]
+    assert [pair.case for pair in found.broken] == ["op/p[m=1]", "op/p[m=2]", "op/p[m=4]"]
     assert all(pair.ratio is None for pair in found.pairs)
 
 

@@ -170,6 +170,13 @@ def test_options_that_can_do_nothing_say_so(suite):
     assert "nothing was timed, so nothing was compared, stored or reported" in result.stdout.str()
 
 
+def test_other_versions_than_the_recorded_ones_are_said(suite, pytester):
+    suite("good", "--benchmark-only", "--qbench-update")
+    path = pytester.path / "baselines" / describe().key / "double.json"
+    path.write_text(path.read_text().replace('"torch": "', '"torch": "1.'))
+    assert "recorded with torch 1." in suite("good", "--benchmark-only").stdout.str()
+
+
 def test_a_renamed_op_is_mentioned(suite, pytester):
     suite("good", "--benchmark-only", "--qbench-update")
     pytester.makepyfile(

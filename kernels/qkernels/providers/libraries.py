@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qbench import Unsupported, provider
 from qkernels.ops.quantize import QuantizeOptions
-from qkernels.swizzle import from_blocked, to_blocked
+from qkernels.swizzle import to_blocked
 from qkernels.tensor import QTensor
 
 LIBRARIES = {
@@ -67,13 +67,23 @@ def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     raise Unsupported(f"vLLM's quantizers here take FP8 and INT8, not {fmt.name}")
 
 
+def _blocked_matrix(scale: Tensor) -> Tensor:
+    """The 128 x 4 swizzle as the padded matrix that CUTLASS wrappers ask for."""
+    rows, columns = (-(-size // unit) * unit for size, unit in zip(scale.shape, (128, 4), strict=True))
+    return to_blocked(scale).view(rows, columns)
+
+
 @provider("vllm-cutlass", needs_capability=(10, 0), instead="triton")
 def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """vLLM's CUTLASS NVFP4 product (Blackwell)."""
     ops = _need("vllm", "_custom_ops")
     if a.format.name not in ("nvfp4", "nvfp4_1l"):
         raise Unsupported(f"cutlass_scaled_fp4_mm takes NVFP4, not {a.format.name}")
-    left_scale, right_scale = (to_blocked(o.scale).view(torch.float8_e4m3fn) for o in (a, b))
+    if a.shape[1] % 32 or b.shape[0] % 32:
+        raise Unsupported(
+            f"cutlass_scaled_fp4_mm takes K and N in multiples of 32, not {a.shape[1]} and {b.shape[0]}"
+        )
+    left_scale, right_scale = (_blocked_matrix(o.scale).view(torch.float8_e4m3fn) for o in (a, b))
     alpha = (a.alpha * b.alpha).to(torch.float32)
     return lambda: ops.cutlass_scaled_fp4_mm(a.data, b.data, left_scale, right_scale, alpha, torch.bfloat16)
 
@@ -88,13 +98,14 @@ def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
 
     matrix = hadamard_matrix(w.hadamard, x.dtype, x.device) * w.hadamard**-0.5
     weight_scale = to_blocked(w.scale).view(torch.float8_e8m0fnu)
-    alpha = torch.full((), 1 / 9, dtype=torch.float32, device=x.device)
+    alpha = torch.full((1,), 1 / 9, dtype=torch.float32, device=x.device)
     rows, blocks = x.shape[0], x.shape[1] // 32
 
     def run() -> tuple[Tensor, QTensor]:
-        data, scale = qutlass.fusedQuantizeMx(x, matrix, method="abs_max")
-        y = qutlass.matmul_mxf4_bf16_tn(data, w.data, scale, weight_scale, alpha)
-        linear = from_blocked(scale.view(torch.uint8).flatten(), rows, blocks)
+        data, padded = qutlass.fusedQuantizeMx(x, matrix, method="abs_max")
+        linear = padded.view(torch.uint8)[:rows, :blocks].contiguous()
+        blocked = to_blocked(linear).view(torch.float8_e8m0fnu)
+        y = qutlass.matmul_mxf4_bf16_tn(data, w.data, blocked, weight_scale, alpha)
         return y, QTensor(data.view(torch.uint8), linear, w.format, tuple(x.shape), hadamard=w.hadamard)
 
     return run
@@ -107,7 +118,9 @@ def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
     if options.format.name != "mxfp4" or options.hadamard:
         raise Unsupported("torchao is compared on unrotated mxfp4 (floor)")
     if x.dtype == torch.float16:
-        raise Unsupported("torchao's to_mx takes bfloat16 and float32, not float16", instead="--dtype bfloat16")
+        raise Unsupported(
+            "torchao's to_mx takes bfloat16 and float32, not float16", instead="--dtype bfloat16"
+        )
     fmt = options.format
 
     def run() -> QTensor:
@@ -119,15 +132,15 @@ def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
 
 @provider("gemlite", needs_cuda=True)
 def gemlite_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
-    """GemLite's Triton MXFP4 activation quantizer."""
+    """GemLite's Triton MXFP4 activation quantizer: scale 2^ceil(log2(amax/6)), which is rceil."""
     quant = _need("gemlite", "quant_utils")
-    if options.format.rule not in ("floor", "even", "ceil", "rceil") or options.hadamard:
-        raise Unsupported("gemlite is compared on unrotated MXFP4")
-    fmt = options.format
+    if options.format.rule != "rceil" or options.hadamard:
+        raise Unsupported("gemlite is compared on unrotated mxfp4_rceil")
+    fmt, rows = options.format, x.shape[0]
 
     def run() -> QTensor:
         data, scale = quant.scale_activations_mxfp4(x)
-        return QTensor(data.view(torch.uint8), scale.view(torch.uint8), fmt, tuple(x.shape))
+        return QTensor(data.view(torch.uint8), scale.view(torch.uint8)[:rows], fmt, tuple(x.shape))
 
     return run
 
@@ -138,8 +151,10 @@ def humming_gemm(x: Tensor, w: QTensor) -> Callable[[], Tensor]:
     layers = _need("humming", "layer")
     n, k = w.shape
     two_levels = w.format.levels == 2
-    if w.format.gain != 1:
-        raise Unsupported("humming is compared on formats without a gain")
+    if w.format.gain != 1 or x.dtype == torch.float32:
+        raise Unsupported(
+            f"humming is compared on 16-bit activations and formats without a gain, not {x.dtype}"
+        )
     scale_type = torch.float8_e4m3fn if w.format.scale == "e4m3" else torch.float8_e8m0fnu
     config = {
         "dtype": "float4e2m1",
@@ -150,7 +165,10 @@ def humming_gemm(x: Tensor, w: QTensor) -> Callable[[], Tensor]:
     layer = layers.HummingLayer(shape_n=n, shape_k=k, weight_config=config, torch_dtype=x.dtype).to(x.device)
     weights = {"weight": w.data.view(torch.int32), "weight_scale": w.scale.view(scale_type)}
     if two_levels:
-        weights["global_scale"] = w.alpha.to(torch.float32).reshape(1)
+        names = [name for name in ("global_scale", "weight_scale_2") if name in layer.state_dict()]
+        if not names:
+            raise Unsupported("this version of humming names its second scale level otherwise")
+        weights[names[0]] = w.alpha.to(torch.float32).reshape(1)
     layer.load_from_tensors(weights)
     layer.transform()
     layer.prepare_default_kernel_configs()

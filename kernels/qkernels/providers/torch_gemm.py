@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qbench import provider
+from qbench import Unsupported, provider
 from qkernels import reference
 from qkernels.quantize import quantize
 from qkernels.swizzle import to_blocked
@@ -67,16 +67,21 @@ def torch_gemm_quantize(a: QTensor, b: QTensor, global_scale: Tensor) -> Callabl
 
 @provider("torch-scaled-mm", needs_capability=(10, 0), instead="triton")
 def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
-    """`torch._scaled_mm` on FP4 operands with blocked scales: Blackwell's block-scaled matrix units."""
-    element = torch.float8_e4m3fn if a.format.scale == "e4m3" else torch.float8_e8m0fnu
+    """`torch._scaled_mm` on NVFP4 operands with blocked scales: Blackwell's block-scaled matrix units.
+
+    With two levels the product comes in fp32, takes alpha and is rounded once: two roundings are not the op.
+    """
+    if a.format.scale != "e4m3":
+        raise Unsupported(f"torch._scaled_mm takes NVFP4 on CUDA, not {a.format.name}", instead="triton")
     left, right = (operand.data.view(torch.float4_e2m1fn_x2) for operand in (a, b))
-    left_scale, right_scale = (to_blocked(operand.scale).view(element) for operand in (a, b))
+    left_scale, right_scale = (to_blocked(operand.scale).view(torch.float8_e4m3fn) for operand in (a, b))
     alpha = (a.alpha * b.alpha).to(torch.float32)
-    single = a.format.levels == 1 and a.format.gain == 1.0
+    single = a.format.levels == 1
+    out_dtype = torch.bfloat16 if single else torch.float32
 
     def run() -> Tensor:
-        out = torch._scaled_mm(left, right.T, left_scale, right_scale, out_dtype=torch.bfloat16)
-        return out if single else out * alpha
+        out = torch._scaled_mm(left, right.T, left_scale, right_scale, out_dtype=out_dtype)
+        return out if single else (out * alpha).to(torch.bfloat16)
 
     return run
 
