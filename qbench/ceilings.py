@@ -31,9 +31,8 @@ def measure_ceilings(timer: CudaTimer | None, policy: TimingPolicy) -> Ceilings:
     left, right = (torch.randn(size, size, device=kind).to(dtype) for _ in range(2))
 
     def copy() -> torch.Tensor:
-        return torch.neg(
-            source, out=target
-        )  # by the SMs; a memcpy in a graph may take the slower copy engine
+        # By the SMs: copy_ becomes a memcpy node in a graph, which reached 2.7 TB/s where this reaches 4.2 (H200).
+        return torch.neg(source, out=target)
 
     def matmul() -> torch.Tensor:
         return left @ right

@@ -29,7 +29,7 @@ _SWEEP = 3  # sweep and rotate through this many times the L2
 _MAX_COPIES = 320
 _MAX_LAUNCHES = 1000
 _MAX_EAGER = 64
-_CYCLES_PER_NS = 2  # at most: no GPU has run faster than 2 GHz for long
+_CYCLES_PER_NS = 3  # a spin is counted in cycles, and GPUs run at up to 3 GHz
 _LEAD_NS = 150_000  # least spin in which the host queues events and burst
 
 
@@ -222,8 +222,8 @@ class CudaTimer:
     def _lead(self, burst: _Burst) -> int:
         """Cycles to spin before a burst: twice what the host took to queue it just now.
 
-        A graph of hundreds of nodes takes the host longer than a spin of fixed length: the burst then starts with
-        a gap that reads as 3% on 5 us kernels.
+        Queueing takes longer the more nodes a graph has; a burst that the host has not queued whole when the spin
+        ends would be timed with a gap.
         """
         torch.cuda.synchronize()
         start = time.perf_counter_ns()

@@ -20,11 +20,11 @@ def cases(sweep):
             providers = [fp4_gemm.gemm, torch_scaled_mm_fp4, vllm_nvfp4_gemm]
             made += sweep.cases(gemm(fmt, fmt), providers if sweep.gpu else [torch_bf16, *providers], shapes)
     # qutlass quantizes by its own rule: its rival is our kernel under that rule
-    rule, size = MXFP4_ABS_MAX, sweep.hadamards(MXFP4, (32,))[:1]
-    for each in size:
-        made += sweep.cases(hadamard_gemm(rule), [qutlass_hadamard_gemm], sweep.gemms(had=each))
-        if sweep.runs(qutlass_hadamard_gemm):
-            made += sweep.cases(hadamard_gemm(rule), [fp4_gemm.hadamard_gemm], sweep.gemms(had=each))
+    rivals = [qutlass_hadamard_gemm]
+    if sweep.runs(qutlass_hadamard_gemm):
+        rivals.append(fp4_gemm.hadamard_gemm)
+    for size in sweep.hadamards(MXFP4_ABS_MAX, (32,)):
+        made += sweep.cases(hadamard_gemm(MXFP4_ABS_MAX), rivals, sweep.gemms(had=size))
     return made
 
 

@@ -25,10 +25,9 @@ def cases(sweep):
             if fmt is MXFP4 and not had:
                 made += sweep.cases(quantize_fp4(fmt), [torchao_quantize], shapes)
                 made += sweep.cases(quantize_fp4(fmt), [torch_compile], sweep.compiled(shapes))
-    made += sweep.cases(quantize_fp4(MXFP4_RCEIL), [gemlite_quantize], sweep.activations(had=0))
-    if sweep.runs(gemlite_quantize):
-        made += sweep.cases(quantize_fp4(MXFP4_RCEIL), [quantize_mxfp4], sweep.activations(had=0))
-    return made
+    # gemlite quantizes by rceil: its rival is our kernel under that rule
+    rivals = [gemlite_quantize, quantize_mxfp4] if sweep.runs(gemlite_quantize) else [gemlite_quantize]
+    return made + sweep.cases(quantize_fp4(MXFP4_RCEIL), rivals, sweep.activations(had=0))
 
 
 def test_quantize_fp4(case, qbench):

@@ -7,7 +7,6 @@ import importlib
 
 import pytest
 import torch
-from quantizer_samples import every_block_format, every_format, sample, static
 from torch import Tensor
 
 import qkernels.compare as compare
@@ -24,6 +23,7 @@ from qkernels.format import (
 from qkernels.hadamard import rotate
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
+from tests.unit.quantizer_samples import every_block_format, every_format, sample, static
 
 
 def fp32_nvfp4(x: Tensor, gs: Tensor, order: str) -> QTensor:

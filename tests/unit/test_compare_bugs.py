@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from quantizer_samples import every_block_format, every_format, sample, static
 
 from qkernels.codec import pack_e2m1, unpack_e2m1
 from qkernels.compare import compare_quantized
@@ -24,6 +23,7 @@ from qkernels.format import (
     Format,
 )
 from qkernels.quantize import quantize
+from tests.unit.quantizer_samples import every_block_format, every_format, sample, static
 
 
 @every_block_format
