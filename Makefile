@@ -1,4 +1,4 @@
-# make test | bench | check | baseline | lock
+# make test | bench | check | mutants | sanitize | baseline | lock
 #
 # Each target makes its own environment in .venv on first use: the exact versions of requirements.lock, and this
 # checkout, editable. To use another:
@@ -6,7 +6,8 @@
 #   make test PYTHON=python3.12     the Python that the environment is made with
 #   make test QBENCH_ENV=current    the environment you are in; nothing is installed
 # ARGS is passed on to pytest:      make bench ARGS="--models Llama-3.1-8B --batch-sizes 1 16"
-# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=5 (fresh processes), make check (all that CI runs)
+# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=5 (fresh processes), make check (all that CI runs),
+#   make mutants (the catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +26,7 @@ else
 $(error QBENCH_ENV=$(QBENCH_ENV): the only value is "current" (use the environment you are in); leave it unset for $(VENV))
 endif
 
-.PHONY: help test bench check baseline lock clean .current-environment
+.PHONY: help test bench check mutants sanitize baseline lock clean .current-environment
 .NOTPARALLEL:
 
 define check-python
@@ -35,7 +36,7 @@ define check-python
 endef
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 test: $(READY)
 	$(RUN) -m pytest --benchmark-disable $(ARGS)
@@ -49,6 +50,16 @@ check: $(READY)
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 	$(RUN) -m pytest --benchmark-disable $(ARGS)
+
+mutants: $(READY)
+	$(RUN) -m tests.mutants $(ARGS)
+
+# The first run compiles every kernel. Without torch's own cache each tensor is an allocation the tool knows the end of.
+sanitize: $(READY)
+	$(RUN) -m tests.every_kernel
+	for tool in memcheck synccheck initcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(RUN) -m tests.every_kernel --no-check || exit 1; done
 
 # Fresh processes are the replicates: the first replaces what is stored of the cases it runs, the others add to it.
 baseline: $(READY)

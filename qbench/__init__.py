@@ -3,6 +3,10 @@
 The names below are the public interface. Nothing here imports torch until a case runs.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from qbench.case import (
     Case,
     Cost,
@@ -16,6 +20,9 @@ from qbench.case import (
     provider_info,
 )
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
+
+if TYPE_CHECKING:
+    from qbench.tensors import poisoned_allocations
 
 __all__ = [
     "Case",
@@ -31,7 +38,17 @@ __all__ = [
     "exact",
     "gemm_error",
     "parametrize",
+    "poisoned_allocations",
     "provider",
     "provider_info",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`poisoned_allocations` lives beside torch, so it is imported when it is first asked for."""
+    if name == "poisoned_allocations":
+        from qbench.tensors import poisoned_allocations
+
+        return poisoned_allocations
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

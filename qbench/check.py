@@ -5,21 +5,27 @@ values that some honest order of fp32 sums can give, rounded once to the output'
     E = 4 * sqrt(K) * 2^-24 * (|A| |B|^T) + 3 * 2^-24 * |ref|
 (a probabilistic form of Higham & Mary 2019, "A new approach to probabilistic rounding error analysis").
 Fixed tolerances such as rtol = atol = 1e-2 accept truncation and a wrong scale factor; this does not.
+
+Certificate: where no order of fp32 sums can round, E is 0 and the output must equal the reference rounded once,
+ties to even. Where that holds is for the operation to say (`GemmBound.certified`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+from qbench.causes import likely_causes
+
 # Relative to |A||B|^T. Hopper's FP8 tensor cores keep 13 fraction bits inside one accumulation; promotion
 # to fp32 every 128 of K leaves less of it. Both measured on an H200, not derived.
 _COARSE = {"fp8-fast": 2.0**-10, "fp8-promoted": 2.0**-12}
+_GROUP = 128
 ACCUMULATORS = ("fp32", "int32", *_COARSE)
 
 
@@ -52,7 +58,7 @@ def exact(
         return problem
     found, wanted = output.to(torch.float64), expected.to(torch.float64)
     bad = ~((found == wanted) | (found.isnan() & wanted.isnan()))
-    return _describe(bad, found, wanted, wanted, wanted) if bool(bad.any()) else None
+    return _describe(_Judged(bad, found, wanted, wanted, wanted, expected.dtype)) if bool(bad.any()) else None
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,19 @@ class GemmBound:
     magnitude(*inputs) gives |A| |B|^T, to 1%; sizes(*inputs) M, N and K; dtype(*inputs) what the output must be:
     a narrower one would set its own, wider bound. take_rows(inputs, start, stop) cuts the operands, so that a
     float64 reference of any size fits in memory.
+    certified(magnitude, *inputs) says, bool [M, N], where every order of fp32 sums is exact; `roundings` is how many
+    fp32 operations (each 2^-24 of the result) may follow such a sum: 0 demands bit equality.
+    explain(output, wrong, *inputs) puts wrong elements ([n, 2] indices, at most 64) into words: the cause that the
+    operands show, and how to reproduce one of them.
     """
 
     magnitude: Callable[..., Tensor]
     sizes: Callable[..., tuple[int, int, int]]
     dtype: Callable[..., torch.dtype]
     take_rows: Callable[[tuple[Any, ...], int, int], tuple[Any, ...]]
+    certified: Callable[..., Tensor] | None = None
+    roundings: int = 0
+    explain: Callable[..., str] | None = None
 
     def __call__(
         self,
@@ -76,20 +89,30 @@ class GemmBound:
         reference: Callable[..., Any],
         accumulator: str = "fp32",
     ) -> Mismatch | None:
-        if accumulator not in ACCUMULATORS:
-            raise ValueError(f"unknown accumulator {accumulator!r}; known: {', '.join(ACCUMULATORS)}")
-        rows, columns, depth = self.sizes(*inputs)
+        _check_accumulator(accumulator)
+        rows, columns, _ = self.sizes(*inputs)
         if problem := _form_mismatch(output, (rows, columns), self.dtype(*inputs)):
             return problem
-        step = max(1, _elements_at_once(output) // max(1, columns))
+        # whole groups of rows, for operands whose rows share something
+        step = max(1, _elements_at_once(output) // max(1, columns) // _GROUP) * _GROUP
         for start in range(0, rows, step):
-            stop = min(rows, start + step)
-            part = self.take_rows(inputs, start, stop)
-            expected = reference(*part)
-            bound = gemm_error(expected, self.magnitude(*part), depth, accumulator)
-            if problem := within(output[start:stop], expected, bound, first_row=start):
-                return problem
+            part = self.take_rows(inputs, start, start + step)
+            expected, found = reference(*part), output[start : start + step]
+            judged = _judge(found, expected, self.error(expected, part, accumulator))
+            if bool(judged.bad.any()):
+                problem = _describe(judged, start)
+                more = "" if self.explain is None else self.explain(found, judged.bad.nonzero()[:64], *part)
+                return replace(problem, details=f"{problem.details}\n{more}") if more else problem
         return None
+
+    def error(self, expected: Tensor, inputs: tuple[Any, ...], accumulator: str = "fp32") -> Tensor:
+        """float64 [M, N]: how far an honest fp32 result of these operands may lie from `expected`."""
+        size, depth = self.magnitude(*inputs), self.sizes(*inputs)[2]
+        error = gemm_error(expected, size, depth, accumulator)
+        if self.certified is None or accumulator in _COARSE:
+            return error
+        error[self.certified(size, *inputs)] = 0.0
+        return error if self.roundings == 0 else error.maximum(expected.abs() * (self.roundings * 2.0**-24))
 
 
 def _elements_at_once(output: Tensor) -> int:
@@ -107,11 +130,15 @@ def _elements_at_once(output: Tensor) -> int:
 
 
 def gemm_error(expected: Tensor, magnitude: Tensor, depth: int, accumulator: str = "fp32") -> Tensor:
-    """E of the module's docstring: the largest honest error of a product of depth K, float64 [M, N]."""
+    """E of the module's docstring: the largest honest error of a product of depth K, float64 [M, N].
+
+    An int32 sum is exact at any depth; what is left is converting and scaling it.
+    """
+    _check_accumulator(accumulator)
     unit = 2.0**-24
     size = magnitude.to(expected.dtype)
-    coarse = _COARSE.get(accumulator, 0.0)
-    error: Tensor = size * max(4 * depth**0.5 * unit, coarse) + expected.abs() * (3 * unit)
+    sums = 4 * unit if accumulator == "int32" else 4 * depth**0.5 * unit
+    error: Tensor = size * max(sums, _COARSE.get(accumulator, 0.0)) + expected.abs() * (3 * unit)
     return error
 
 
@@ -120,7 +147,25 @@ def within(output: Tensor, expected: Tensor, error: Tensor, *, first_row: int = 
 
     `expected` and `error` are float64. Rounding a bound to the output's dtype is widened by half a unit in
     the last place on each side instead of being rounded, which avoids torch's double rounding of float64.
+    Where the error is 0 and `expected` a float32, ties go to even.
     """
+    judged = _judge(output, expected, error)
+    return _describe(judged, first_row) if bool(judged.bad.any()) else None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Outputs beside what was allowed; all [M, N], float64 but for `bad`."""
+
+    bad: Tensor
+    found: Tensor
+    expected: Tensor
+    low: Tensor
+    high: Tensor
+    dtype: torch.dtype
+
+
+def _judge(output: Tensor, expected: Tensor, error: Tensor) -> _Judged:
     import torch
 
     found = output.to(torch.float64)
@@ -130,12 +175,13 @@ def within(output: Tensor, expected: Tensor, error: Tensor, *, first_row: int = 
     below = torch.where(found >= 0, toward_zero, toward_infinity)
     low, high = expected - error, expected + error
     inside = (found + above >= low) & (found - below <= high)
+    single = expected.to(torch.float32)
+    exact = (error == 0) & (single == expected)  # then one rounding to nearest even decides
+    inside = torch.where(exact, single.to(output.dtype) == output, inside)
     overflow = found.isinf() & (high.abs().maximum(low.abs()) >= torch.finfo(output.dtype).max)
-    bad = ~(inside | overflow & (found.sign() == expected.sign()) | (found.isnan() & expected.isnan()))
-    bad |= found.isnan() & ~expected.isnan()
-    if not bool(bad.any()):
-        return None
-    return _describe(bad, found, expected, low, high, first_row)
+    inside |= (overflow & (found.sign() == expected.sign())) | (found == expected)  # equal: infinities
+    nan = expected.isnan()
+    return _Judged(torch.where(nan, ~found.isnan(), ~inside), found, expected, low, high, output.dtype)
 
 
 def _half_gaps(values: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
@@ -155,20 +201,20 @@ def _form_mismatch(output: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -
     return None if same else Mismatch(found, output.numel(), output.numel())
 
 
-def _describe(
-    bad: Tensor, found: Tensor, expected: Tensor, low: Tensor, high: Tensor, first_row: int = 0
-) -> Mismatch:
-    import torch
+def _check_accumulator(accumulator: str) -> None:
+    if accumulator not in ACCUMULATORS:
+        raise ValueError(f"unknown accumulator {accumulator!r}; known: {', '.join(ACCUMULATORS)}")
 
-    count = int(bad.sum())
-    where = bad.nonzero()[:3]
+
+def _describe(judged: _Judged, first_row: int = 0) -> Mismatch:
+    bad, found, expected, low, high = judged.bad, judged.found, judged.expected, judged.low, judged.high
     lines = []
-    for index in where:
+    for index in bad.nonzero()[:3]:
         at = tuple(index.tolist())
         shown = (at[0] + first_row, *at[1:]) if at else at
         lines.append(
             f"  at {shown}: found {found[at].item():.9g}, expected {expected[at].item():.9g}, "
-            f"allowed [{low[at].item():.9g}, {high[at].item():.9g}]"
+            f"allowed [{low[at].item():.9g}, {high[at].item():.9g}] rounded to {judged.dtype}"
         )
     unwritten = int((bad & found.isnan()).sum())
     summary = "output is outside its error bound"
@@ -177,7 +223,5 @@ def _describe(
             f"output is NaN where the reference is not ({unwritten} times: never written, or computed so)"
         )
     if bad.dim() == 2:
-        rows = torch.unique(bad.nonzero()[:, 0])
-        if rows.numel() <= 4:
-            lines.append(f"  only in rows {[int(r) + first_row for r in rows]}")
-    return Mismatch(summary, count, bad.numel(), "\n".join(lines))
+        lines += likely_causes(bad, found, expected, low, high, judged.dtype, first_row)
+    return Mismatch(summary, int(bad.sum()), bad.numel(), "\n".join(lines))

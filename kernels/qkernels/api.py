@@ -1,10 +1,10 @@
 """Quantize and multiply by name: the functions most users call.
 
-backend "triton" is this package's kernels (CUDA tensors), "torch" the exact references (any device, slow,
-float64). "auto" takes the kernels for CUDA tensors and the references elsewhere; products of FP8 and INT8
-operands have no kernel here and take the reference on every device. A launch never falls back: what a kernel
-does not take is an error that says so. Triton is imported when it is first used, so that this package works
-where Triton does not exist.
+backend "triton" is this package's kernels (CUDA tensors), "torch" the exact references (any device, slow, float64).
+"auto" takes the kernels for CUDA tensors and the references elsewhere; formats outside TRITON_FORMATS, stochastic
+rounding, and products of other operands than NVFP4 and MXFP4 have no kernel here and take the reference on every
+device. A launch never falls back: what a kernel does not take is an error that says so. Triton is imported when it is
+first used, so that this package works where Triton does not exist.
 """
 
 from __future__ import annotations
@@ -16,12 +16,33 @@ from torch import Tensor
 
 from . import reference
 from .codec import round_to
-from .format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format, get_format
-from .quantize import check_input
+from .format import (
+    E2M1,
+    FP8,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    INT8_TOKEN,
+    MXFP4,
+    MXFP4_ABS_MAX,
+    MXFP4_CEIL,
+    MXFP4_EVEN,
+    MXFP4_QUEST,
+    MXFP4_RCEIL,
+    NVFP4,
+    NVFP4_1L,
+    Format,
+    get_format,
+)
+from .quantize import Rounding, check_input, check_rounding
 from .quantize import quantize as quantize_exactly
 from .tensor import QTensor
 
 BACKENDS = ("auto", "torch", "triton")
+
+TRITON_FORMATS = (NVFP4, NVFP4_1L, MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
+                  FP8, FP8_TOKEN, INT8, INT8_TOKEN, INT8_ASYM)  # fmt: skip
+"""The formats that a Triton quantizer of this package exists for."""
 
 
 def quantize(
@@ -32,21 +53,37 @@ def quantize(
     hadamard: int | None = None,
     scale: Tensor | None = None,
     zero_point: Tensor | None = None,
+    rounding: Rounding = "nearest",
+    generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> QTensor:
     """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
 
-    global_scale  NVFP4: static encode scale 448*6/amax, one float32; by default taken from x
+    global_scale  NVFP4: static encode scale 448*6/amax, one float32; by default taken from x. NVFP4_TOKEN: [..., 1]
     hadamard      FP4 formats: rotate K blockwise by this size first
     scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
+    rounding      "stochastic": codes drawn with `generator`, a seeded torch.Generator on x's device
     ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
     argument the format does not take; TypeError for another dtype.
     """
     fmt = as_format(fmt)
-    if _choose(backend, x.device) == "torch":
+    check_rounding(rounding, generator)
+    kernel_exists = fmt in TRITON_FORMATS and rounding == "nearest"
+    if _choose(backend, x.device, kernel_exists=kernel_exists) == "torch":
         return quantize_exactly(
-            x, fmt, global_scale=global_scale, hadamard=hadamard, scale=scale, zero_point=zero_point
+            x,
+            fmt,
+            global_scale=global_scale,
+            hadamard=hadamard,
+            scale=scale,
+            zero_point=zero_point,
+            rounding=rounding,
+            generator=generator,
         )
+    if not kernel_exists:
+        known = ", ".join(each.name for each in TRITON_FORMATS)
+        raise ValueError(f"no Triton kernel quantizes {fmt.name} with rounding to {rounding}; use backend='torch', or "
+                         f"round to nearest in one of {known}")  # fmt: skip
     check_input(x, fmt, hadamard)
     q = _triton_quantize(
         x.reshape(-1, x.shape[-1]),
@@ -72,13 +109,17 @@ def matmul(
     FP4 weights b take bf16, fp16 or fp32 activations a (weight-only) or a QTensor of the same kind. A rotation
     is not undone: if b carries one, so must a (`rotate` a plain one first).
     """
-    fp4 = isinstance(b, QTensor) and b.format.packed
-    if _choose(backend, b.device, kernel_exists=fp4) == "torch":
+    kernel_exists = _fp4_gemm_takes(b) and (not isinstance(a, QTensor) or _fp4_gemm_takes(a))
+    if _choose(backend, b.device, kernel_exists=kernel_exists) == "torch":
         return round_to(reference.matmul(a, b, bias=bias), out_dtype)
     if not isinstance(b, QTensor):
         raise TypeError(
             f"b is a {type(b).__name__}; quantize it to NVFP4 or MXFP4 first, or use backend='torch'"
         )
+    for name, operand in (("a", a), ("b", b)):
+        if isinstance(operand, QTensor) and not _fp4_gemm_takes(operand):
+            raise ValueError(f"{name} is {operand.format.name}; the kernel multiplies NVFP4 and MXFP4 with a scale for "
+                             "each row's block and one global scale; use backend='torch'")  # fmt: skip
     from .triton.fp4_gemm import fp4_gemm
 
     return fp4_gemm(a, b, bias=bias, out_dtype=out_dtype)
@@ -132,6 +173,14 @@ def _choose(backend: str, device: torch.device, *, kernel_exists: bool = True) -
     if backend != "auto":
         return backend
     return "triton" if device.type == "cuda" and kernel_exists else "torch"
+
+
+def _fp4_gemm_takes(operand: Tensor | QTensor) -> bool:
+    """The kernel decodes the stored bytes: how their scales were chosen does not matter, how they lie does."""
+    if not isinstance(operand, QTensor):
+        return False
+    fmt = operand.format
+    return fmt.element == E2M1 and fmt.block_rows == 1 and fmt.global_granularity == "tensor"
 
 
 def _triton_quantize(

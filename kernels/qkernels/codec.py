@@ -1,9 +1,12 @@
-"""Element codecs: E2M1, E4M3, E8M0 and correct rounding from float64, by exact comparison and integer arithmetic.
+"""Element codecs: small floats, 4-bit codes in bytes, E8M0, and correct rounding from float64, by integer arithmetic.
 
 No framework cast decides a rounding here: torch and ml_dtypes casts from float64 to bf16 or e4m3 pass through fp32
 (double rounding), out-of-range e4m3 casts differ between CPU (448) and CUDA (NaN), and casts to e8m0 round half up.
 Floating-point powers are built from exponent bits; a float log2 is wrong just below powers of two.
 All functions work elementwise on CPU and CUDA tensors of any shape and keep the shape unless stated.
+
+Rounding is to nearest even, or stochastic where `noise` (float64 of y's shape, uniform in [0, 1)) is given: up from the
+neighbour nearer zero (integers: below) if noise < the distance to it in steps. Its mean is y within the range.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import math
 import torch
 from torch import Tensor
 
+from .format import E4M3, E5M2, Element
+
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _E2M1_TIES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # tie i lies between codes i and i+1; the even code wins
-E4M3_MAX, E4M3_NAN, E8M0_NAN = 448.0, 0x7F, 0xFF
+E4M3_NAN, E8M0_NAN = 0x7F, 0xFF
+_NAN = {E4M3: 0x7F, E5M2: 0x7F}  # the others have no NaN
 _SIGNIFICAND = {
     torch.bfloat16: (8, -126),
     torch.float16: (11, -14),
@@ -72,10 +78,10 @@ def decode_e2m1(codes: Tensor) -> Tensor:
 
 
 def pack_e2m1(codes: Tensor) -> Tensor:
-    """[..., K] codes → [..., K/2] bytes, the even element in the low nibble. K must be even."""
+    """[..., K] 4-bit codes → [..., K/2] bytes, the even element in the low nibble. K must be even."""
     if codes.shape[-1] % 2:
         raise ValueError(
-            f"K = {codes.shape[-1]} is odd; two E2M1 codes share a byte, pad K to an even number"
+            f"K = {codes.shape[-1]} is odd; two 4-bit codes share a byte, pad K to an even number"
         )
     return codes[..., 0::2] | (codes[..., 1::2] << 4)
 
@@ -85,28 +91,54 @@ def unpack_e2m1(data: Tensor) -> Tensor:
     return torch.stack([data & 0xF, data >> 4], dim=-1).flatten(-2)
 
 
+def encode_float(y: Tensor, element: Element, noise: Tensor | None = None) -> Tensor:
+    """Sign-magnitude codes (uint8) of y, rounded once from y's own precision, saturating at element.max; keeps -0.
+
+    NaN gives 0x7f in E4M3 and E5M2; the others have none and give their largest code: carry NaN in the scale.
+    """
+    wide = y.to(torch.float64)
+    nan = torch.isnan(wide)
+    size = torch.where(nan, element.max, wide.abs().clamp_(max=element.max))
+    binade = floor_log2(size).clamp_(min=element.emin)  # the subnormals' quantum is that of the least binade
+    steps = round_steps(size * pow2(element.mantissa - binade), noise)
+    # 2^m..2^(m+1) steps in a normal binade; the last carries into the next by itself
+    bits = (binade - element.emin).mul_(1 << element.mantissa).add_(steps.to(torch.int64))
+    bits = torch.where(nan, _NAN.get(element, (1 << (element.bits - 1)) - 1), bits).to(torch.uint8)
+    return bits | ((torch.signbit(wide) & ~nan).to(torch.uint8) << (element.bits - 1))
+
+
+def round_steps(y: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Whole numbers (float64) from float64 y: nearest even, or floor(y) + (noise < fraction)."""
+    if noise is None:
+        return torch.round(y)
+    below = torch.floor(y)
+    return below + (noise < y - below)  # y + noise would round; the difference is exact
+
+
+def decode_float(codes: Tensor, element: Element) -> Tensor:
+    """float32 values of uint8 codes of any float element; infinities and NaN of E5M2, NaN of E4M3 included."""
+    values = []
+    for code in range(1 << (element.bits - 1)):
+        exponent, fraction = code >> element.mantissa, code & ((1 << element.mantissa) - 1)
+        whole = fraction + ((1 << element.mantissa) if exponent else 0)
+        value = math.ldexp(whole, max(exponent, 1) - 1 + element.emin - element.mantissa)
+        values.append(value if value <= element.max else math.nan)
+    if element is E5M2:
+        values[0x7C] = (
+            math.inf
+        )  # the only one of these elements with infinities; never produced by encode_float
+    table = torch.tensor([*values, *(-v for v in values)], dtype=torch.float32, device=codes.device)
+    return table[codes.to(torch.int32)]
+
+
 def encode_e4m3(y: Tensor) -> Tensor:
     """E4M3fn bits (uint8) of y, rounded to nearest even from y's own precision, saturating at 448; NaN → 0x7f."""
-    wide = y.to(torch.float64)
-    size = wide.abs().clamp_(max=E4M3_MAX)
-    binade = floor_log2(size).clamp_(-6, 8)  # below 2^-6 the quantum stays 2^-9: subnormals
-    steps = torch.round(
-        size * pow2(3 - binade)
-    )  # 8..16 in a normal binade; 16 carries into the next by itself
-    bits = ((binade + 6) * 8).to(torch.float64).add_(steps)
-    bits = torch.where(torch.isnan(wide), float(E4M3_NAN), bits).to(torch.uint8)
-    return bits | ((torch.signbit(wide) & ~torch.isnan(wide)).to(torch.uint8) << 7)
+    return encode_float(y, E4M3)
 
 
 def decode_e4m3(bits: Tensor) -> Tensor:
     """float32 values of E4M3fn bits (uint8); 0x7f and 0xff are NaN, subnormals keep their value."""
-    values = []
-    for b in range(128):
-        exponent, fraction = b >> 3, b & 7
-        values.append(math.ldexp(fraction + (8 if exponent else 0), max(exponent, 1) - 10))
-    values[E4M3_NAN] = math.nan
-    table = torch.tensor([*values, *(-v for v in values)], dtype=torch.float32, device=bits.device)
-    return table[bits.to(torch.int32)]
+    return decode_float(bits, E4M3)
 
 
 def encode_e8m0(exponent: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""From a failed comparison to words: where, what was stored, what was allowed, and the bug it looks like."""
+"""From a failed comparison to words: where, what was stored, what was allowed, the bug it looks like, and lines of
+Python that show it again.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ from torch import Tensor
 
 from qbench import Mismatch
 
-from .codec import E2M1_VALUES, decode_e4m3, encode_e4m3
-from .compare_bounds import Bounds, ordinal
+from .compare_bounds import Bounds
+from .compare_candidates import candidate_cause, window
+from .compare_causes import code_hints, code_value, place_hints, poison_hint, scale_hints
+from .compare_source import cut
 from .format import Format
+from .reproduce import indent
 from .tensor import QTensor
 
 
@@ -27,111 +32,107 @@ def describe(
 
     Scales are reported before codes: codes under a wrong scale were not judged.
     """
+    static = _static_scale(fmt, bounds)
     if bool(bounds.scale_bad.any()):
-        at = tuple(bounds.scale_bad.nonzero()[0].tolist())
-        row, where = (
-            (start + at[0], f"row {start + at[0]}, block {at[1]}") if len(at) == 2 else (0, "the tensor")
+        row, column, lines = _scale_lines(output, x, fmt, start, bounds)
+        causes = scale_hints(output, x, fmt, start, bounds)
+        code = False
+        summary, count, total = f"{fmt.name}: wrong scale", wrong_scales, output.scale.numel()
+    else:
+        row, column, lines = _code_lines(output, x, fmt, start, bounds)
+        causes = code_hints(output, fmt, start, bounds)
+        code = True
+        summary, count, total = (
+            f"{fmt.name}: wrong code",
+            wrong_codes,
+            output.data.numel() * (2 if fmt.packed else 1),
         )
-        found = output.scale[row, at[1]] if output.scale.ndim == 2 else output.scale[0]
-        lines = [f"  scale of {where}: found {_show(found, fmt)}, "
-                 f"allowed {_show(bounds.scale_low[at], fmt)} .. {_show(bounds.scale_high[at], fmt)}"]  # fmt: skip
-        if fmt.block is not None:
-            lines.append(f"  amax of x there: {float(x[row, at[1] * fmt.block :][: fmt.block].abs().amax())!r}"
-                         + (" (before the rotation)" if output.hadamard else ""))  # fmt: skip
-        lines += _rows_hint(bounds.scale_bad, start) + _scale_hint(output, x, fmt, start, bounds)
-        return Mismatch(
-            f"{fmt.name}: wrong scale",
-            min(wrong_scales, output.scale.numel()),
-            output.scale.numel(),
-            "\n".join(lines),
-        )
+    lines += _pattern(output, fmt, start, bounds)
+    candidate = candidate_cause(window(output, x, start, bounds, static))
+    lines += [f"  {candidate}"] if candidate else []
+    lines += causes
+    small = cut(output, x, row, column, static, code=code)
+    if small is None:
+        assert fmt.block is not None
+        group = row // fmt.block_rows * fmt.block_rows
+        lines.append(f"  its block is too large to print: x[{group}:{group + fmt.block_rows}] of this call")
+    else:
+        lines += [f"  {line}" for line in small.differences()]
+        lines.append(indent(small.source()))
+    return Mismatch(summary, min(count, total), total, "\n".join(lines))
+
+
+def _static_scale(fmt: Format, bounds: Bounds) -> Tensor | None:
+    """The scale that a format without blocks was given: it is allowed no neighbour. None if it is dynamic."""
+    by_row = fmt.granularity == "row" and bounds.scale_low.ndim == 2
+    if fmt.block is not None or by_row or bounds.scale_low.numel() != 1:
+        return None
+    low, high = bounds.scale_low.reshape(1), bounds.scale_high.reshape(1)
+    return low if bool((low == high) & (low > 0)) else None
+
+
+def _scale_lines(
+    output: QTensor, x: Tensor, fmt: Format, start: int, bounds: Bounds
+) -> tuple[int, int, list[str]]:
+    """(row and column of the first element under the first wrong scale, lines about it)."""
+    at = tuple(bounds.scale_bad.nonzero()[0].tolist())
+    group, block = (at[0], at[1]) if len(at) == 2 else (0, 0)
+    row, column = start + group * fmt.block_rows, block * (fmt.block or 1)
+    found = output.scale[row // fmt.block_rows, block] if output.scale.ndim == 2 else output.scale[0]
+    where = f"row {row}, block {block}"
+    if fmt.block_rows > 1:
+        where = f"rows {row}..{min(row + fmt.block_rows, len(x)) - 1}, block {block}"
+    if output.scale.ndim < 2:
+        where = "the tensor"
+    lines = [f"  scale of {where}: found {_show(found)}, "
+             f"allowed {_show(bounds.scale_low[at])} .. {_show(bounds.scale_high[at])}"]  # fmt: skip
+    if fmt.block is not None:
+        part = x[row : row + fmt.block_rows, column : column + fmt.block]
+        lines.append(f"  amax of x there: {float(part.abs().amax())!r}"
+                     + (" (before the rotation)" if output.hadamard else ""))  # fmt: skip
+    return row, column, lines
+
+
+def _code_lines(
+    output: QTensor, x: Tensor, fmt: Format, start: int, bounds: Bounds
+) -> tuple[int, int, list[str]]:
+    """(row and column of the first wrong code, lines about it)."""
     r, column = bounds.code_bad.nonzero()[0].tolist()
     block = "" if fmt.block is None else f", block {column // fmt.block}"
-    byte = int(output.data[start + r, column // 2 if fmt.packed else column].view(torch.uint8))
+    byte = int(output.data[start + r].view(torch.uint8)[column // 2 if fmt.packed else column])
+    scale = output.scale.reshape(-1)[0]
+    if output.scale.ndim == 2:
+        scale = output.scale[(start + r) // fmt.block_rows, column // fmt.block if fmt.block else 0]
+    element = fmt.element
+    low, high = (code_value(end[r, column], element) for end in (bounds.code_low, bounds.code_high))
+    allowed = f"{_number(low)} .. {_number(high)}"
+    found, y = _number(code_value(bounds.code[r, column], element)), float(bounds.y[r, column])
     lines = [
-        f"  at row {start + r}, column {column}{block}: found code {_code(bounds.code[r, column], fmt)} "
-        f"(byte 0x{byte:02x}), allowed {_code(bounds.code_low[r, column], fmt)} .. "
-        f"{_code(bounds.code_high[r, column], fmt)}",
-        f"  x = {float(x[start + r, column])!r}, x over the stored scale = {float(bounds.y[r, column])!r}",
+        f"  at row {start + r}, column {column}{block}: found code {found} (byte 0x{byte:02x}), allowed {allowed}",
+        f"  x = {float(x[start + r, column])!r}, x over the stored scale {_show(scale)} = {y!r}",
     ]
-    lines += _code_hint(output, fmt, start, bounds) or _rows_hint(bounds.code_bad, start)
-    return Mismatch(
-        f"{fmt.name}: wrong code",
-        wrong_codes,
-        output.data.numel() * (2 if fmt.packed else 1),
-        "\n".join(lines),
-    )
+    return start + r, column, lines
 
 
-def _show(scale: Tensor, fmt: Format) -> str:
-    return repr(float(scale)) if fmt.scale == "fp32" else f"0x{int(scale):02x}"
-
-
-def _code(order: Tensor, fmt: Format) -> str:
-    value = int(order)
-    if fmt.element.name == "int8":
-        return str(value)
-    magnitude, sign = (value, "") if value >= 0 else (-1 - value, "-")
+def _pattern(output: QTensor, fmt: Format, start: int, bounds: Bounds) -> list[str]:
+    """Where the wrong ones lie, and whether they are all one byte."""
+    rows = len(output.data)
+    if bool(bounds.scale_bad.any()):
+        bad, first = bounds.scale_bad, start // fmt.block_rows
+        found = output.scale[first : first + len(bad)] if bad.ndim == 2 == output.scale.ndim else output.scale
+        lines = place_hints(bad, start, rows, group=fmt.block_rows, columns_are="blocks")
+        return lines + (poison_hint(found, bad, bounds.scale_low) if found.shape == bad.shape else [])
+    bad, wanted = bounds.code_bad, bounds.code_low
+    lines = place_hints(bad, start, rows)
     if fmt.packed:
-        return f"{sign}{E2M1_VALUES[magnitude]:g}"
-    return f"{sign}{float(decode_e4m3(torch.tensor(magnitude))):g}"
+        bad, pairs = bad.unflatten(1, (-1, 2)).any(2), wanted.unflatten(1, (-1, 2))
+        wanted = pairs[..., 0] * 32 + pairs[..., 1]
+    return lines + poison_hint(output.data[start : start + len(bad)].view(torch.uint8), bad, wanted)
 
 
-def _rows_hint(bad: Tensor, start: int) -> list[str]:
-    if bad.ndim != 2 or len(bad) < 2:
-        return []
-    share = bad.to(torch.float32).mean(-1)
-    rows = (share > 0).nonzero().flatten()
-    if len(rows) > max(1, len(bad) // 4) or float(share[rows].mean()) < 0.25:
-        return []
-    first, last = start + int(rows[0]), start + int(rows[-1])
-    return [f"  only in rows {first}..{last}: likely never written, or beyond a mask"]
+def _show(scale: Tensor) -> str:
+    return repr(float(scale)) if scale.dtype.is_floating_point else f"0x{int(scale):02x}"
 
 
-def _scale_hint(output: QTensor, x: Tensor, fmt: Format, start: int, bounds: Bounds) -> list[str]:
-    bad = bounds.scale_bad
-    if fmt.block is None:
-        return []
-    found = output.scale[start : start + len(bad)].to(torch.int16)
-    middle = torch.where(found > bounds.scale_high, bounds.scale_high, bounds.scale_low).to(torch.int16)
-    steps = (found - middle)[bad].unique()
-    if len(steps) == 1 and abs(int(steps)) == 1:
-        return [
-            f"  every wrong scale byte is {int(steps):+d} off: likely the exponent or rounding of the scale"
-        ]
-    if fmt.levels == 2 and output.hadamard is None:
-        amax = x[start : start + len(bad)].to(torch.float64).unflatten(-1, (-1, fmt.block)).abs().amax(-1)
-        plain = encode_e4m3(amax / fmt.element.max)
-        if bool((plain == found)[bad].all()):
-            return ["  the stored bytes are e4m3(amax/6): likely the global scale was not applied"]
-    return []
-
-
-def _code_hint(output: QTensor, fmt: Format, start: int, bounds: Bounds) -> list[str]:
-    """A cause that explains every wrong code of the chunk."""
-    bad, code, low, high = bounds.code_bad, bounds.code, bounds.code_low, bounds.code_high
-    if fmt.packed:
-        pairs = output.data[start : start + len(code)]
-        swapped = torch.stack([ordinal(pairs >> 4, 4), ordinal(pairs & 0xF, 4)], dim=-1).flatten(-2)
-        if bool(((swapped >= low) & (swapped <= high))[bad].all()) and int(bad.sum()) >= 4:
-            return ["  swapping the two codes of a byte mends it: likely nibble order"]
-    if fmt.element.name == "int8":
-        magnitude, limit = code.abs(), torch.minimum(low.abs(), high.abs())
-    else:
-        magnitude, limit = _size(code), torch.minimum(_size(low), _size(high))
-    if int(bad.sum()) < 4:
-        return []  # too few to tell a cause from chance
-    off, same_sign = (magnitude - limit)[bad], ((code < 0) == (low < 0))[bad]
-    if not bool(same_sign.all()):
-        return ["  the sign is wrong: likely a lost sign bit"] if bool((off == 0).all()) else []
-    if bool((off == -1).all()):
-        return ["  every wrong code is one step too small: likely truncation instead of rounding"]
-    if bool((off == 1).all()):
-        return [
-            "  every wrong code is one step too large: likely ties rounded away from zero, or rounding up"
-        ]
-    return []
-
-
-def _size(order: Tensor) -> Tensor:
-    return torch.where(order < 0, -1 - order, order)
+def _number(value: Tensor) -> str:
+    return f"{float(value):g}"

@@ -24,7 +24,9 @@ ACTIVATIONS = ("w4a4", "w4a16")
 
 
 class QuantizedLinear(nn.Module):
-    """y = x W^T + bias with W in an FP4 format. Buffers:
+    """y = x W^T + bias with W in an FP4 format: that of the layer, or one whose bytes decode alike (NVFP4 by
+    four-over-six or with a least scale, MXFP4 by another rule). Where no kernel quantizes to that format "w4a4" takes
+    the exact reference for each input, which is slow; "w4a16" is not slower than another. Buffers:
 
     weight               uint8 [N, K/2], packed codes
     weight_scale         uint8 [N, K/block], raw e4m3 or e8m0 bytes, linear layout
@@ -186,6 +188,9 @@ def _check(fmt: Format, default: Format, activation: str, static: bool) -> None:
         raise ValueError(
             f"format {fmt.name} has other elements or scales than {default.name}; use the layer made for it"
         )
+    if fmt.block != default.block or fmt.block_rows != 1 or fmt.global_granularity != "tensor":
+        raise ValueError(f"no layer holds {fmt.name}: its buffers are a scale for each row's {default.block} elements "
+                         f"and one global scale; use {default.name}, or quantize and matmul")  # fmt: skip
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     if static and (fmt.levels == 1 or activation != "w4a4"):

@@ -56,8 +56,5 @@ def tolerance(
     wrong = compare_quantized(
         quantized, x, layer.format, hadamard=layer.hadamard, global_scale=layer.input_global_scale
     )
-
-    def biased(a: Any, b: Any) -> Tensor:
-        return reference.matmul(a, b, bias=layer.bias)
-
-    return wrong or product_bound()(output, (quantized, layer.quantized_weight()), biased, accumulator)
+    product = (quantized, layer.quantized_weight(), layer.bias)
+    return wrong or product_bound(roundings=0)(output, product, reference.matmul, accumulator)

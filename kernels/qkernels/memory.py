@@ -50,9 +50,9 @@ def memory_rows(shapes: Iterable[tuple[int, int]], formats: Iterable[Format]) ->
 
 
 def memory_table(rows: Iterable[Row]) -> str:
-    lines = [f"{'weight [N, K]':>16}  {'format':<14}{'16 bit':>11}{'stored':>11}{'ratio':>8}{'saved':>8}"]
+    lines = [f"{'weight [N, K]':>16}  {'format':<18}{'16 bit':>11}{'stored':>11}{'ratio':>8}{'saved':>8}"]
     lines += [
-        f"{f'{row.n} x {row.k}':>16}  {row.format:<14}{row.plain_bytes / 2**20:>8.1f} MB"
+        f"{f'{row.n} x {row.k}':>16}  {row.format:<18}{row.plain_bytes / 2**20:>8.1f} MB"
         f"{row.bytes / 2**20:>8.1f} MB{row.ratio:>7.2f}x{row.saving:>8.1%}"
         for row in rows
     ]

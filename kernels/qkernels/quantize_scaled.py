@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .codec import encode_e4m3
+from .codec import encode_float, round_steps
 from .format import FLOAT32_MAX, MIN_TOKEN_SCALE, Format
 from .tensor import QTensor
 
@@ -38,10 +38,24 @@ def divide(numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
     return numerator / denominator
 
 
+def uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """float64 draws in [0, 1) of that shape and device: what stochastic rounding takes."""
+    return torch.rand(like.shape, dtype=torch.float64, device=like.device, generator=generator)
+
+
 def quantize_scaled(
-    x: Tensor, fmt: Format, *, scale: Tensor | float | None, zero_point: Tensor | int | None, chunk: int
+    x: Tensor,
+    fmt: Format,
+    *,
+    scale: Tensor | float | None,
+    zero_point: Tensor | int | None,
+    chunk: int,
+    generator: torch.Generator | None = None,
 ) -> QTensor:
-    """x [..., K] → QTensor with scale float32 [1] (per tensor, or static) or [..., 1] (dynamic per row)."""
+    """x [..., K] → QTensor with scale float32 [1] (per tensor, or static) or [..., 1] (dynamic per row).
+
+    generator: round stochastically with its draws. No part is larger than `chunk` elements.
+    """
     _check_static(fmt, scale, zero_point)
     k, fp8 = x.shape[-1], fmt.element.name == "e4m3"
     rows = x.reshape(-1, k)
@@ -69,7 +83,8 @@ def quantize_scaled(
         cut = slice(i * step, i * step + len(part))
         shared = len(scales) == 1 and scales.ndim == 1
         q[cut] = encode_rows(part.to(torch.float32), fmt, scales if shared else scales[cut],
-                             zeros if shared or zeros is None else zeros[cut], static=scale is not None)  # fmt: skip
+                             zeros if shared or zeros is None else zeros[cut], static=scale is not None,
+                             noise=None if generator is None else uniform(part, generator))  # fmt: skip
     if scales.ndim == 2:
         scales = scales.view(*x.shape[:-1], 1)
         zeros = None if zeros is None else zeros.view(*x.shape[:-1], 1)
@@ -82,17 +97,28 @@ def quantize_scaled(
     )
 
 
-def encode_rows(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None, *, static: bool) -> Tensor:
-    """float32 x [r, K] under the given scale → E4M3 bits (uint8) or int8 codes; codes under a NaN scale are 0."""
+def encode_rows(
+    x: Tensor,
+    fmt: Format,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    *,
+    static: bool,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """float32 x [r, K] under the given scale → E4M3 bits (uint8) or int8 codes; codes under a NaN scale are 0.
+
+    noise: float64 [r, K] in [0, 1) for stochastic rounding (codec.py).
+    """
     if fmt.element.name == "e4m3":
         y = x / scale if fmt.granularity == "row" else x * divide(1.0, scale).clamp(max=FLOAT32_MAX)
-        return encode_e4m3(y).masked_fill(torch.isnan(scale), 0)
+        return encode_float(y, fmt.element, noise).masked_fill(torch.isnan(scale), 0)
     if fmt.symmetric and not static:
         # 127/amax, not 1/s: amax is recomputed because fl(s*127) need not give it back
         y = x * divide(127.0, x.abs().amax(-1, keepdim=True)).clamp(max=FLOAT32_MAX)
     else:
         y = x / scale
-    q = torch.round(y.to(torch.float64))
+    q = round_steps(y.to(torch.float64), noise)
     if zero_point is not None:
         q = q + zero_point
     return q.nan_to_num(0.0).clamp(-128, 127).to(torch.int8).masked_fill(torch.isnan(scale), 0)
@@ -128,6 +154,9 @@ def _nan_unless_finite(amax: Tensor, scale: Tensor) -> Tensor:
 
 
 def _check_static(fmt: Format, scale: Tensor | float | None, zero_point: Tensor | int | None) -> None:
+    if fmt.element.name not in ("e4m3", "int8"):
+        raise ValueError(f"{fmt.name}: scales per row or tensor are defined for e4m3 and int8, not "
+                         f"{fmt.element.name}; give the format a block")  # fmt: skip
     if scale is None and fmt.element.name == "int8" and fmt.granularity == "tensor":
         raise ValueError("int8 is static: pass scale=..., or use int8_token for dynamic scales")
     if scale is not None and fmt.granularity == "row" and fmt.symmetric:

@@ -11,6 +11,7 @@ import qkernels
 from qbench import exact, gemm_error, within
 from qbench.interpreter import repair
 from qkernels import reference
+from qkernels.api import TRITON_FORMATS
 from qkernels.compare import compare_quantized
 from qkernels.linear import QuantizedLinear
 from qkernels.triton import fp4_gemm, fp4_gemm_quantize
@@ -19,7 +20,7 @@ if triton.knobs.runtime.interpret:
     repair()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DYNAMIC = [name for name in qkernels.FORMATS if name != "int8"]
+DYNAMIC = [fmt.name for fmt in TRITON_FORMATS if fmt.name != "int8"]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,7 +87,7 @@ def test_matmul_by_the_kernel(name: str) -> None:
 
 def test_products_of_other_formats_have_no_kernel() -> None:
     a, b = normal(3, 64), qkernels.quantize(normal(10, 64, seed=1), "fp8", backend="torch")
-    with pytest.raises(ValueError, match="takes NVFP4"):
+    with pytest.raises(ValueError, match="multiplies NVFP4 and MXFP4"):
         qkernels.matmul(a, b, backend="triton")
 
 

@@ -1,4 +1,5 @@
-"""The Triton quantizers against the exact ones: boundaries by name, layouts, then hypothesis.
+"""The Triton quantizers beyond what check_quantizer asks of every one (test_quantizers.py): their device functions over
+all codes, named values, errors, and on a GPU real sizes and graphs.
 
 Interpreted on a CPU, compiled on a GPU: the same tests, and larger shapes there.
 """
@@ -12,25 +13,23 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
+from qbench import poisoned_allocations
 from qbench.interpreter import repair
+from qkernels.api import TRITON_FORMATS
 from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3
 from qkernels.compare import compare_quantized
 from qkernels.format import FORMATS, FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format
 from qkernels.hadamard import hadamard_matrix
-from qkernels.ops.quantize import QuantizeOptions
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
+from qkernels.testing.strategies import DTYPES
 from qkernels.triton import fp4, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 from qkernels.triton.amax import largest, partial_amax
-from tests.property.strategies import DTYPES, boundaries, raw_bits, tensors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BLOCK_FORMATS = [fmt for fmt in FORMATS.values() if fmt.block]
-ROTATIONS = [(fmt, n) for fmt in BLOCK_FORMATS for n in fmt.hadamard]
+BLOCK_FORMATS = [fmt for fmt in TRITON_FORMATS if fmt.block]
 SCALED = {  # every use of the FP8 and INT8 kernels: the format and its static arguments
     "fp8 dynamic": (FP8, {}),
     "fp8 static": (FP8, {"scale": 0.02}),
@@ -48,15 +47,7 @@ def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
     """What a kernel does not write is then wrong, instead of whatever an earlier test left there."""
     if triton.knobs.runtime.interpret:
         repair()
-    allocate = torch.empty
-
-    def poisoned(*size: Any, **named: Any) -> Tensor:
-        made = allocate(*size, **named)
-        made.reshape(-1).view(torch.uint8).fill_(0xA5)
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "empty", poisoned)
+    with poisoned_allocations():
         yield
 
 
@@ -175,44 +166,11 @@ def test_hadamard_tile_is_the_sylvester_matrix(n: int, dtype: torch.dtype) -> No
 # Values ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", boundaries(64))
-@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
-def test_block_formats_at_boundary_values(fmt: Format, name: str) -> None:
-    x = boundaries(64)[name]
-    for dtype in DTYPES:
-        if bool(x.to(dtype).isfinite().all()):
-            check(x.to(dtype), fmt)
-
-
-@pytest.mark.parametrize("name", boundaries(48))
-@pytest.mark.parametrize("use", SCALED)
-def test_scaled_formats_at_boundary_values(use: str, name: str) -> None:
-    fmt, static = SCALED[use]
-    x = boundaries(48)[name]
-    for dtype in DTYPES:
-        if bool(x.to(dtype).isfinite().all()):
-            check(x.to(dtype), fmt, **static)
-
-
 def test_nvfp4_of_zeros_is_zeros_under_a_global_scale_of_one() -> None:
     q = check(torch.zeros(3, 64), NVFP4)
     assert float(q.global_scale) == 1.0
     assert not q.data.any()
     assert not q.scale.any()
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
-def test_a_non_finite_block_becomes_nan_and_no_other(fmt: Format, bad: float) -> None:
-    x = normal(3, 128)
-    x[1, 40] = bad
-    q = check(x, fmt)
-    block = slice(40 // fmt.block * fmt.block, (40 // fmt.block + 1) * fmt.block)
-    values = q.dequantize()
-    assert bool(values[1, block].isnan().all())
-    assert int(values.isnan().sum()) == fmt.block
-    assert not q.data[1, block.start // 2 : block.stop // 2].any()
-    assert same(q, quantize(x, fmt)) or fmt.scale == "e4m3" or fmt.rule == "quest"
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -224,18 +182,6 @@ def test_a_rotation_spreads_a_non_finite_element_over_its_group_alone(fmt: Forma
         values = check(x, fmt, hadamard=64).dequantize()
         assert bool(values[0, 64:128].isnan().all())
         assert int(values.isnan().sum()) == 64
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("use", [use for use, (_, static) in SCALED.items() if not static])
-def test_a_computed_scale_of_a_non_finite_row_or_tensor_is_nan(use: str, bad: float) -> None:
-    fmt = SCALED[use][0]
-    x = normal(3, 70)
-    x[1, 69] = bad
-    q = check(x, fmt)
-    assert same(q, quantize(x, fmt))
-    assert int(q.scale.isnan().sum()) == 1
-    assert bool(q.dequantize()[1].isnan().all())
 
 
 def test_static_scales_saturate_infinity_and_only_fp8_keeps_nan() -> None:
@@ -281,38 +227,7 @@ def test_a_static_global_scale_may_be_a_tensor_and_is_used_as_it_is() -> None:
     assert same(check(x, NVFP4, global_scale=gs), check(x, NVFP4, global_scale=123.0))
 
 
-def test_one_level_nvfp4_where_the_arithmetic_is_exact_equals_the_reference_bit_for_bit() -> None:
-    x = torch.randint(-48, 49, (5, 160), generator=torch.Generator().manual_seed(5)) / 8.0
-    x[:, ::16] = 6.0 * torch.exp2(torch.arange(-2, 3).float())[:, None]
-    x = (
-        x.clamp(-1.5, 1.5)
-        .index_put((torch.arange(5)[:, None], torch.arange(0, 160, 16)), x[:, ::16])
-        .to(DEVICE)
-    )
-    assert same(check(x, NVFP4_1L), quantize(x, NVFP4_1L))
-
-
 # Shapes and layouts ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rows", "blocks"), [(m, c) for m in (1, 3, 127, 129) for c in (1, 5)] + [(3, 33)])
-@pytest.mark.parametrize("fmt", [NVFP4, NVFP4_1L, FORMATS["mxfp4"]], **by_name)
-def test_block_formats_at_boundary_shapes(fmt: Format, rows: int, blocks: int) -> None:
-    check(normal(rows, blocks * fmt.block), fmt)
-
-
-@pytest.mark.parametrize("fmt", BLOCK_FORMATS, **by_name)
-def test_block_formats_beyond_one_tile_of_columns(fmt: Format) -> None:
-    check(normal(5, 2 * 1024 + 3 * fmt.block, torch.float32), fmt)
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1), (3, 17), (31, 40), (33, 8), (2, 1023), (2, 1025), (1, 20000)], ids=str
-)
-@pytest.mark.parametrize("use", SCALED)
-def test_scaled_formats_at_boundary_shapes(use: str, shape: tuple[int, int]) -> None:
-    fmt, static = SCALED[use]
-    check(normal(*shape, dtype=torch.bfloat16), fmt, **static)
 
 
 def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
@@ -323,17 +238,7 @@ def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
             check(x, fmt)
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
-def test_row_strides_and_column_slices_read_only_their_own_elements(fmt: Format) -> None:
-    static = {"scale": 0.03} if fmt == INT8 else {}
-    whole = torch.full((7, 256), torch.nan, dtype=torch.float16, device=DEVICE)  # NaN wherever x is not
-    for part in (whole[1:6, 64:160], whole[::3, 3:99]):  # aligned and misaligned, every row and every third
-        part.copy_(normal(*part.shape))
-        assert same(check(part, fmt, **static), run(part.contiguous(), fmt, **static))
-        part.fill_(torch.nan)
-
-
-@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
+@pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
     x = normal(64, 96)
@@ -342,7 +247,7 @@ def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
     check(x.T.contiguous(), fmt, **static)
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), **by_name)
+@pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_no_rows_give_an_empty_result(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
     x = torch.empty(0, 64, dtype=torch.float16, device=DEVICE)
@@ -357,12 +262,6 @@ def test_no_rows_give_an_empty_result(fmt: Format) -> None:
 # Rotations ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("fmt", "n"), ROTATIONS, ids=lambda value: getattr(value, "name", str(value)))
-def test_rotation_and_quantization_in_one_kernel(fmt: Format, n: int) -> None:
-    for dtype, rows in zip(DTYPES, (1, 3, 5), strict=True):
-        check(normal(rows, 3 * n, dtype) * 3, fmt, hadamard=n)
-
-
 @pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"]], **by_name)
 def test_rotation_beyond_one_tile_each_way(fmt: Format) -> None:
     check(normal(17, 1024 + 128), fmt, hadamard=128)
@@ -375,36 +274,6 @@ def test_a_rotated_fp32_input_keeps_its_24_bits(fmt: Format) -> None:
     x = torch.full((2, 64), 256.0) + torch.randn(2, 64, generator=torch.Generator().manual_seed(6))
     q = check(x, fmt, hadamard=32)
     assert q.hadamard == 32
-
-
-# Hypothesis -----------------------------------------------------------------------------------------------
-
-
-@given(x=tensors(), fmt=st.sampled_from(BLOCK_FORMATS))
-def test_block_formats_of_any_distribution(x: Tensor, fmt: Format) -> None:
-    check(x, fmt)
-
-
-@given(x=tensors(block=64), choice=st.sampled_from([(f, n) for f, n in ROTATIONS if n <= 64]))
-def test_rotations_of_any_distribution(x: Tensor, choice: tuple[Format, int]) -> None:
-    check(x, choice[0], hadamard=choice[1])
-
-
-@given(x=raw_bits(), fmt=st.sampled_from(BLOCK_FORMATS))
-def test_block_formats_of_any_bits(x: Tensor, fmt: Format) -> None:
-    check(x, fmt)
-
-
-@given(x=raw_bits(block=7), use=st.sampled_from(list(SCALED)))
-def test_scaled_formats_of_any_bits(x: Tensor, use: str) -> None:
-    fmt, static = SCALED[use]
-    check(x, fmt, **static)
-
-
-@given(x=tensors(block=11), use=st.sampled_from(list(SCALED)))
-def test_scaled_formats_of_any_distribution(x: Tensor, use: str) -> None:
-    fmt, static = SCALED[use]
-    check(x, fmt, **static)
 
 
 # amax, casts, errors, providers ---------------------------------------------------------------------------
@@ -465,24 +334,6 @@ def test_e4m3_by_arithmetic_equals_the_cast(monkeypatch: pytest.MonkeyPatch) -> 
 def test_bad_input_is_one_clear_error(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(normal(2, 64))
-
-
-def test_every_provider_does_what_its_options_say() -> None:
-    x, one = normal(3, 64), torch.ones(1, device=DEVICE)
-    for provider, options in (
-        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4)),
-        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4, hadamard=32, global_scale=one[0] * 50)),
-        (nvfp4_quantize.quantize_nvfp4, QuantizeOptions(NVFP4_1L)),
-        (mxfp4_quantize.quantize_mxfp4, QuantizeOptions(FORMATS["mxfp4_quest"], hadamard=64)),
-        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8)),
-        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8, scale=one * 0.1)),
-        (fp8_quantize.quantize_fp8, QuantizeOptions(FP8_TOKEN)),
-        (int8_quantize.quantize_int8, QuantizeOptions(INT8, scale=one * 0.1)),
-        (int8_quantize.quantize_int8, QuantizeOptions(INT8_TOKEN)),
-        (int8_quantize.quantize_int8, QuantizeOptions(INT8_ASYM, scale=one * 0.1, zero_point=one.int() * 9)),
-    ):
-        named = {name: value for name, value in vars(options).items() if name != "format"}
-        assert compare_quantized(provider(x, options)(), x, options.format, **named) is None
 
 
 # GPU only: real sizes -------------------------------------------------------------------------------------

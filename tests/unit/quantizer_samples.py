@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkernels.format import FORMATS, INT8, Format
+from qkernels.format import E2M1, FORMATS, INT8, Format
 
-BLOCK_FORMATS = [f for f in FORMATS.values() if f.block]
+BLOCK_FORMATS = [f for f in FORMATS.values() if f.element is E2M1 and f.block_rows == 1]
+"""FP4 with a scale for each row's block; the others: test_compare_blocks.py."""
 every_format = pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda f: f.name)
 every_block_format = pytest.mark.parametrize("fmt", BLOCK_FORMATS, ids=lambda f: f.name)
 

@@ -48,7 +48,7 @@ def test_importing_and_quantizing_on_a_cpu_needs_no_triton(installed: bool) -> N
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
 def test_a_format_goes_by_its_name(name: str) -> None:
-    x = normal(3, 64)
+    x = normal(3, 128)
     by_name, by_value = qkernels.quantize(x, name), qkernels.quantize(x, qkernels.FORMATS[name])
     assert by_name.format is by_value.format
     assert torch.equal(by_name.data, by_value.data)
@@ -74,10 +74,31 @@ def test_matmul_is_the_float64_product_rounded_once(name: str, dtype: torch.dtyp
         assert torch.equal(out, round_to(reference.matmul(left, b, bias=bias), dtype))
 
 
-@pytest.mark.parametrize("name", ["fp8", "fp8_token", "int8_token"])
-def test_products_without_a_kernel_take_the_reference(name: str) -> None:
-    a, b = (qkernels.quantize(normal(4, 32, seed=seed), name, backend="torch") for seed in (0, 1))
-    assert torch.equal(qkernels.matmul(a, b), round_to(reference.matmul(a, b), torch.bfloat16))
+@pytest.mark.parametrize("name", [name for name in qkernels.FORMATS if name != "int8"])
+def test_every_format_has_a_product_that_is_the_one_of_its_values(name: str) -> None:
+    a, b = (qkernels.quantize(normal(rows, 256, seed=rows), name, backend="torch") for rows in (20, 150))
+    out = qkernels.matmul(a, b, backend="torch")
+    assert torch.equal(out, round_to(reference.matmul(a, b), torch.bfloat16))
+    values = a.dequantize(torch.float64) @ b.dequantize(torch.float64).T
+    assert torch.allclose(reference.matmul(a, b), values, rtol=1e-12, atol=1e-12)
+    size = a.dequantize(torch.float64).abs() @ b.dequantize(torch.float64).abs().T
+    assert torch.allclose(reference.magnitude(a, b), size, rtol=0.01)
+
+
+def test_formats_without_a_kernel_are_refused_by_the_kernels() -> None:
+    assert len(qkernels.TRITON_FORMATS) == 13
+    for name, fmt in qkernels.FORMATS.items():
+        if fmt in qkernels.TRITON_FORMATS:
+            continue
+        with pytest.raises(ValueError, match=f"no Triton kernel quantizes {name} .*use backend='torch'"):
+            qkernels.quantize(normal(2, 128), name, backend="triton")
+    a = qkernels.quantize(normal(2, 128), "nvfp4")
+    for name in ("nvfp4_2d", "nvfp4_token", "mxfp8", "fp8_block", "int4"):
+        b = qkernels.quantize(normal(16, 128), name)
+        with pytest.raises(ValueError, match=f"b is {name}; .*use backend='torch'"):
+            qkernels.matmul(a, b, backend="triton")
+        with pytest.raises(ValueError, match=f"a is {name}; "):
+            qkernels.matmul(b, a, backend="triton")
 
 
 def test_leading_axes_are_kept() -> None:

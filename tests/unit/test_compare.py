@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import qkernels.compare as compare
 from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3, pack_e2m1, unpack_e2m1
 from qkernels.compare import compare_quantized
 from qkernels.format import (
@@ -17,6 +16,7 @@ from qkernels.format import (
     INT8,
     INT8_ASYM,
     MXFP4,
+    MXFP6_E3M2,
     NVFP4,
     Format,
 )
@@ -110,6 +110,17 @@ def test_negative_zero_is_kept():
     assert compare_quantized(dataclasses.replace(q, data=pack_e2m1(lost)), x, MXFP4) is not None
 
 
+def test_six_bit_codes_leave_the_upper_bits_of_their_byte_alone():
+    x = sample()
+    q = quantize(x, MXFP6_E3M2)
+    data = q.data.clone()
+    data[20, 7] |= 0x40
+    problem = compare_quantized(dataclasses.replace(q, data=data), x, MXFP6_E3M2)
+    assert problem is not None
+    assert "low six bits" in problem.summary and "at [20, 7]" in problem.details
+    assert torch.equal(dataclasses.replace(q, data=data).dequantize(), q.dequantize())
+
+
 def test_structure_is_judged_before_values():
     x = sample()
     q = quantize(x, MXFP4)
@@ -120,18 +131,19 @@ def test_structure_is_judged_before_values():
 
 @every_format
 def test_chunks_are_joined(fmt: Format, monkeypatch: pytest.MonkeyPatch):
-    x = sample().view(4, 12, 256)
+    x = sample().view(4, 12, 256) if fmt.block_rows == 1 else sample().repeat(6, 1)
     whole = quantize(x, fmt, **static(fmt))
     # `qkernels.quantize` names the function too: the package exports it
     monkeypatch.setattr(importlib.import_module("qkernels.quantize"), "CHUNK_ELEMENTS", 7 * 256)
-    monkeypatch.setattr(compare, "CHUNK_ELEMENTS", 7 * 256)
     parts = quantize(x, fmt, **static(fmt))
     assert torch.equal(parts.data.view(torch.uint8), whole.data.view(torch.uint8))
     assert torch.equal(parts.scale, whole.scale)
     assert compare_quantized(whole, x, fmt, **static(fmt)) is None
     data = whole.data.clone()
-    data.view(torch.uint8)[3, 11, 5] ^= 0x88
-    data.view(torch.uint8)[0, 2, 5] ^= 0x88
+    flat = data.view(torch.uint8).view(-1, data.shape[-1])
+    sign = {4: 0x88, 6: 0x20, 8: 0x80}[fmt.element.bits]
+    flat[47, 5] ^= sign
+    flat[2, 5] ^= sign
     problem = compare_quantized(dataclasses.replace(whole, data=data), x, fmt, **static(fmt))
     assert problem is not None
     assert problem.count == (4 if fmt.packed else 2)
@@ -140,5 +152,5 @@ def test_chunks_are_joined(fmt: Format, monkeypatch: pytest.MonkeyPatch):
 
 @every_format
 def test_no_rows_are_right(fmt: Format):
-    x = torch.empty(0, 64)
+    x = torch.empty(0, 128)
     assert compare_quantized(quantize(x, fmt, **static(fmt)), x, fmt, **static(fmt)) is None

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from qkernels.format import (
-    FP8_TOKEN,
+    FORMATS,
+    INT8,
     INT8_ASYM,
-    INT8_TOKEN,
     MXFP4,
     MXFP4_ABS_MAX,
     MXFP4_CEIL,
@@ -82,18 +82,21 @@ def test_a_nearly_constant_row_keeps_its_value():
     assert (q.dequantize(torch.float64) - x).abs().max() <= 2.0**-20
 
 
-@pytest.mark.parametrize(
-    "fmt", [NVFP4, NVFP4_1L, MXFP4, MXFP4_QUEST, FP8_TOKEN, INT8_TOKEN, INT8_ASYM], ids=lambda fmt: fmt.name
-)
+@pytest.mark.parametrize("fmt", [f for f in FORMATS.values() if f is not INT8], ids=lambda fmt: fmt.name)
 def test_rows_taken_in_chunks_are_the_rows_taken_at_once(fmt, monkeypatch):
-    x = torch.randn(11, 64, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, 12).unsqueeze(1)
+    rows = 11 if fmt.block_rows == 1 else 2 * fmt.block_rows + 11
+    x = torch.randn(rows, 128, generator=torch.Generator().manual_seed(1)) * torch.arange(
+        1.0, rows + 1
+    ).unsqueeze(1)
     whole = quantize(x, fmt)
-    monkeypatch.setattr(importlib.import_module("qkernels.quantize"), "CHUNK_ELEMENTS", 3 * 64)
+    monkeypatch.setattr(importlib.import_module("qkernels.quantize"), "CHUNK_ELEMENTS", 3 * 128)
     parts = quantize(x, fmt)
     assert torch.equal(whole.data.view(torch.uint8), parts.data.view(torch.uint8))
     assert torch.equal(whole.scale, parts.scale)
     if whole.zero_point is not None:
         assert torch.equal(whole.zero_point, parts.zero_point)
+    if whole.global_scale is not None:
+        assert torch.equal(whole.global_scale, parts.global_scale)
 
 
 @pytest.mark.parametrize(

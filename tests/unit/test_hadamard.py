@@ -1,4 +1,4 @@
-"""Rotation: Sylvester matrix, exactness, orthogonality, and what bf16 does to it."""
+"""Rotation: inverse, products kept, growth, strides, what bf16 does to it. Entries: tests/oracles, against scipy."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ from qkernels.format import NVFP4
 from qkernels.hadamard import hadamard_matrix, rotate
 from qkernels.quantize import quantize
 
-SIZES = [2, 16, 32, 64, 128]
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_matrix_is_symmetric_orthogonal_and_starts_with_ones(n: int):
-    h = hadamard_matrix(n, torch.float64)
-    assert torch.equal(h, h.T)
-    assert torch.equal(h @ h, n * torch.eye(n, dtype=torch.float64))
-    assert (h.abs() == 1).all()
-    assert (h[0] == 1).all()
-    assert torch.equal(h[: n // 2, n // 2 :], h[: n // 2, : n // 2])
-    assert torch.equal(h[n // 2 :, n // 2 :], -h[: n // 2, : n // 2])
-
-
-@pytest.mark.parametrize("n", SIZES)
-def test_rotate_multiplies_each_block_by_the_matrix(n: int):
-    x = torch.randint(-8, 9, (3, 2, 2 * n), generator=torch.Generator().manual_seed(n)).float()
-    expected = (x.double().view(3, 2, 2, n) @ hadamard_matrix(n, torch.float64) / math.sqrt(n)).view(x.shape)
-    assert torch.equal(rotate(x, n, torch.float64), expected)  # sums of small integers are exact
-    torch.testing.assert_close(rotate(x, n), expected.float(), rtol=2.0**-23, atol=0)
-    assert rotate(x, n, torch.bfloat16).dtype == torch.bfloat16
+SIZES = [2, 4, 8, 16, 32, 64, 128]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -44,7 +24,7 @@ def test_rotate_is_its_own_inverse_and_keeps_products(n: int):
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_no_element_grows_beyond_sqrt_n(n: int):
+def test_one_element_can_grow_by_sqrt_n_and_none_by_more(n: int):
     x = hadamard_matrix(n)  # rows are the worst case: one element takes everything
     assert rotate(x, n).abs().max().item() == pytest.approx(math.sqrt(n), rel=1e-6)
 

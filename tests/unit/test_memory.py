@@ -2,8 +2,8 @@
 
 import pytest
 
-from qkernels.format import MXFP4, NVFP4
-from qkernels.memory import main, memory_rows
+from qkernels.format import FORMATS, MXFP4, NVFP4
+from qkernels.memory import main, memory_rows, memory_table
 
 
 def test_sizes_and_ratios_are_those_of_codes_and_block_scales():
@@ -16,6 +16,18 @@ def test_sizes_and_ratios_are_those_of_codes_and_block_scales():
     assert small.ratio == pytest.approx(3.556, abs=1e-3)
     assert rows[11008, 4096, "mxfp4"].ratio == pytest.approx(3.765, abs=1e-3)
     assert rows[11008, 4096, "mxfp4"].saving == pytest.approx(0.734, abs=1e-3)
+
+
+def test_the_table_knows_every_format():
+    rows = {row.format: row for row in memory_rows([(4096, 4096)], FORMATS.values())}
+    assert rows["mxfp6_e3m2"].ratio == pytest.approx(
+        16 / 6.25
+    )  # six bits a code, though a tensor holds bytes
+    assert rows["nvfp4_2d"].ratio == pytest.approx(16 / (4 + 8 / 256), rel=1e-6)
+    assert rows["fp8_block_2d"].bytes == 4096**2 + 32 * 32 * 4
+    assert rows["int4"].bytes == 4096**2 // 2 + 4096 * 32 * 4
+    lines = memory_table(rows.values()).splitlines()
+    assert len({len(line) for line in lines}) == 1  # names fit their column
 
 
 def test_a_k_that_no_block_divides_is_refused():

@@ -1,6 +1,7 @@
 """The sweep's selections: what each option chooses, and the words for what nothing knows."""
 
 import pytest
+import torch
 
 from qbench.__main__ import collect
 
@@ -11,8 +12,9 @@ def ids(*options):
 
 
 @pytest.fixture(autouse=True)
-def at_the_root(monkeypatch, request):
+def at_the_root_without_a_gpu(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a GPU's providers are many more cases
 
 
 def test_a_named_model_gives_its_real_shapes_by_tp_and_batch():

@@ -1,52 +1,54 @@
-"""The 128×4 layout: the formula, a bijection for every shape, padding that never comes back."""
+"""The 128×4 layout for every shape up to 260×20: the formula, its inverse, padding that never comes back."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from qkernels.swizzle import from_blocked, to_blocked
 
-SHAPES = [
-    (1, 1),
-    (1, 4),
-    (31, 3),
-    (32, 4),
-    (33, 5),
-    (127, 7),
-    (128, 4),
-    (129, 9),
-    (256, 8),
-    (300, 13),
-    (128, 512),
-]
+ROWS, COLS = 260, 20
 
 
-@pytest.mark.parametrize(("rows", "cols"), SHAPES)
-def test_every_scale_lands_at_the_documented_offset(rows: int, cols: int):
-    scale = torch.randint(
-        1, 256, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(rows)
-    )
-    flat = to_blocked(scale)
-    wide = -(-cols // 4)
-    r, c = torch.arange(rows)[:, None], torch.arange(cols)[None]
-    offset = ((r // 128) * wide + c // 4) * 512 + (r % 32) * 16 + ((r % 128) // 32) * 4 + c % 4
-    assert torch.equal(flat[offset], scale)
-    assert flat.numel() == -(-rows // 128) * wide * 512
-    assert offset.unique().numel() == rows * cols
-    assert int((flat != 0).sum()) == rows * cols  # everything else is zero padding
+def offsets(cols: int) -> np.ndarray:
+    """int64 [ROWS, cols]: where the documented formula puts each scale."""
+    r, c = np.indices((ROWS, cols))
+    return ((r // 128) * math.ceil(cols / 4) + c // 4) * 512 + (r % 32) * 16 + ((r % 128) // 32) * 4 + c % 4
 
 
-@pytest.mark.parametrize(("rows", "cols"), [*SHAPES, (0, 4), (0, 0)])
-def test_from_blocked_inverts_and_drops_poisoned_padding(rows: int, cols: int):
-    scale = torch.randint(
-        0, 255, (rows, cols), dtype=torch.uint8, generator=torch.Generator().manual_seed(cols)
-    )
-    flat = to_blocked(scale)
-    used = to_blocked(torch.ones_like(scale)) == 1
-    poisoned = torch.where(used, flat, 255).to(torch.uint8)
-    assert torch.equal(from_blocked(poisoned, rows, cols), scale)
-    assert from_blocked(flat, rows, cols).is_contiguous()
+def positions(rows: int, cols: int) -> tuple[Tensor, Tensor]:
+    """Two digits, 1..255 each, that together name the place (r, c): none of them is padding."""
+    place = torch.arange(rows * cols).view(rows, cols)
+    return (place % 255 + 1).to(torch.uint8), (place // 255 + 1).to(torch.uint8)
+
+
+@pytest.mark.parametrize("cols", range(1, COLS + 1))
+def test_every_scale_of_every_shape_lands_at_the_documented_offset_and_comes_back(cols: int):
+    where = offsets(cols)
+    assert len(np.unique(where)) == where.size
+    for rows in range(1, ROWS + 1):
+        place, count = torch.from_numpy(where[:rows]), -(-rows // 128) * -(-cols // 4) * 512
+        for digit in positions(rows, cols):
+            flat = to_blocked(digit)
+            assert flat.shape == (count,)
+            assert torch.equal(flat[place], digit), (rows, cols)
+            assert int(flat.count_nonzero()) == rows * cols, (rows, cols)  # all else is zero padding
+            poisoned = torch.full_like(flat, 255)
+            poisoned[place] = digit
+            back = from_blocked(poisoned, rows, cols)
+            assert torch.equal(back, digit), (rows, cols)
+            assert back.is_contiguous()
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(0, 4), (0, 0), (4, 0)])
+def test_nothing_gives_nothing(rows: int, cols: int):
+    flat = to_blocked(torch.zeros(rows, cols, dtype=torch.uint8))
+    assert flat.numel() == 0
+    assert from_blocked(flat, rows, cols).shape == (rows, cols)
 
 
 def test_blocked_is_a_bijection_on_whole_tiles():

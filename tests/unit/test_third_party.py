@@ -37,8 +37,13 @@ def installed(tmp_path_factory):
     return target
 
 
+def first_on_path(installed):
+    kept = [path for path in (os.environ.get("PYTHONPATH", ""),) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *kept])}
+
+
 def run(installed, folder, *args):
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = first_on_path(installed)
     environment.pop("GITHUB_STEP_SUMMARY", None)
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -63,7 +68,7 @@ def test_a_strangers_broken_kernel_fails(installed, tmp_path):
 
 def test_the_library_in_use_is_the_installed_one(installed, tmp_path):
     code = "import qbench, qkernels; print(qbench.__file__, qkernels.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = first_on_path(installed)
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,

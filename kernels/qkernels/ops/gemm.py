@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qbench import Cost, GemmBound, Mismatch, Op, Workload, gemm_error
-from qkernels import reference
+from qbench import Cost, GemmBound, Mismatch, Op, Workload
+from qkernels import product_report, reference
 from qkernels.compare import compare_quantized
 from qkernels.format import Format
 from qkernels.ops.operands import activations, dtype_of, normal, weight
@@ -37,7 +37,7 @@ def bf16_gemm() -> Op:
         m, n, k = _mnk(workload)
         return Cost(2 * (m * k + n * k + m * n), 2 * m * n * k)
 
-    return Op("bf16_gemm", inputs, reference.matmul, product_bound(), cost)
+    return Op("bf16_gemm", inputs, reference.matmul, product_bound(roundings=0), cost)
 
 
 def gemm(fmt: Format, activation: Format | None = None) -> Op:
@@ -60,9 +60,8 @@ def gemm(fmt: Format, activation: Format | None = None) -> Op:
         x_bytes = 2 * m * k if activation is None else activation.nbytes((m, k))
         return Cost(x_bytes + fmt.nbytes((n, k)) + 2 * m * n, 2 * m * n * k)
 
-    return Op(
-        f"{fmt.name}_{kind}_gemm", inputs, reference.matmul, product_bound(), cost, alongside=("bf16_gemm",)
-    )
+    bound = product_bound(roundings=0)
+    return Op(f"{fmt.name}_{kind}_gemm", inputs, reference.matmul, bound, cost, alongside=("bf16_gemm",))
 
 
 def hadamard_gemm(fmt: Format) -> Op:
@@ -107,7 +106,7 @@ def gemm_quantize(fmt: Format) -> Op:
     ) -> Mismatch | None:
         a, b, global_scale = inputs
         y = reference.matmul(a, b)
-        error = gemm_error(y, reference.magnitude(a, b), a.shape[1], accumulator)
+        error = product_bound(roundings=0).error(y, (a, b), accumulator)
         return compare_quantized(output, y, fmt, global_scale=global_scale, error=error)
 
     def cost(workload: Workload) -> Cost:
@@ -117,9 +116,21 @@ def gemm_quantize(fmt: Format) -> Op:
     return Op(f"{fmt.name}_gemm_quantize", inputs, expected, tolerance, cost, alongside=("bf16_gemm",))
 
 
-def product_bound() -> GemmBound:
-    """The float64 bound of qbench.check for products of tensors and quantized tensors."""
-    return GemmBound(reference.magnitude, _sizes, _out_dtype, _take_rows)
+def product_bound(*, roundings: int = 3, out_dtype: torch.dtype | None = None) -> GemmBound:
+    """The float64 bound of qbench.check for products (a, b) or (a, b, bias) of tensors and quantized tensors.
+
+    roundings is 0 if the operands show all that the reference computes. By default there is room for something added
+    to the product that they do not show, such as a layer's bias. out_dtype: bf16, or that of a plain a.
+    """
+    return GemmBound(
+        reference.magnitude,
+        _sizes,
+        _out_dtype if out_dtype is None else lambda *operands: out_dtype,
+        _take_rows,
+        reference.certified,
+        roundings,
+        product_report.explain,
+    )
 
 
 def _product_and_operand(
@@ -130,20 +141,20 @@ def _product_and_operand(
         return Mismatch("return (product, quantized activations), so that both can be checked", 1, 1)
     y, quantized = output
     wrong = compare_quantized(quantized, x, w.format, hadamard=w.hadamard)
-    return wrong or product_bound()(y, (quantized, w), reference.matmul, accumulator)
+    return wrong or product_bound(roundings=0)(y, (quantized, w), reference.matmul, accumulator)
 
 
-def _sizes(a: Operand, b: Operand) -> tuple[int, int, int]:
+def _sizes(a: Operand, b: Operand, bias: Tensor | None = None) -> tuple[int, int, int]:
     return a.shape[0], b.shape[0], a.shape[1]
 
 
-def _out_dtype(a: Operand, b: Operand) -> torch.dtype:
+def _out_dtype(a: Operand, b: Operand, bias: Tensor | None = None) -> torch.dtype:
     return a.dtype if isinstance(a, Tensor) else torch.bfloat16
 
 
 def _take_rows(operands: tuple[Any, ...], start: int, stop: int) -> tuple[Any, ...]:
-    a, b = operands
-    return (a.rows(start, stop) if isinstance(a, QTensor) else a[start:stop]), b
+    a, *others = operands
+    return (a.rows(start, stop) if isinstance(a, QTensor) else a[start:stop], *others)
 
 
 def _mnk(workload: Workload) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from qbench import Cost, Mismatch, Op, Workload
 from qkernels.compare import compare_quantized
 from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
 from qkernels.ops.operands import activations, dtype_of
-from qkernels.quantize import quantize
+from qkernels.quantize import Rounding, quantize
 from qkernels.tensor import QTensor
 
 SCALES = ("static", "dynamic", "tensor", "token", "asymmetric")
@@ -24,23 +24,33 @@ SCALES = ("static", "dynamic", "tensor", "token", "asymmetric")
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """How to quantize: the format, a rotation of K first, and static scales where they are not dynamic."""
+    """How to quantize: the format, a rotation of K first, static scales where they are not dynamic, and the rounding.
+
+    rounding "stochastic": codes are drawn; `seed` is that of the provider's generator, and equal seeds repeat.
+    """
 
     format: Format
     hadamard: int | None = None
     global_scale: Tensor | None = None
     scale: Tensor | None = None
     zero_point: Tensor | None = None
+    rounding: Rounding = "nearest"
+    seed: int = 0
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """A fresh generator on that device; None for rounding to nearest."""
+        return None if self.rounding == "nearest" else torch.Generator(device).manual_seed(self.seed)
 
 
 def quantize_fp4(fmt: Format) -> Op:
-    """NVFP4 or MXFP4 of x [m, k]; axes m, k, dtype, had (0: none) and, for two levels, scale (static, dynamic)."""
+    """A block format of x [m, k]; axes m, k, dtype, had (0: none) and, for two levels, scale (static, dynamic)."""
 
     def options(workload: Workload, x: Tensor) -> QuantizeOptions:
         had = int(workload.get("had", 0) or 0) or None
         static = workload.get("scale", "dynamic") == "static"
         # 6 standard deviations of the (rotated) activations' largest channel: a calibrated, not an exact, amax
-        gs = torch.full((), fmt.scale_max * fmt.element.max / 48.0, device=x.device) if static else None
+        shape = (len(x), 1) if fmt.global_granularity == "row" else ()
+        gs = torch.full(shape, fmt.scale_max * fmt.element.max / 48.0, device=x.device) if static else None
         return QuantizeOptions(fmt, had, global_scale=gs)
 
     return _quantize_op(f"{fmt.name}_quantize", fmt, options)
@@ -91,6 +101,8 @@ def reference(x: Tensor, options: QuantizeOptions) -> QTensor:
         hadamard=options.hadamard,
         scale=options.scale,
         zero_point=options.zero_point,
+        rounding=options.rounding,
+        generator=options.generator(x.device),
     )
 
 
@@ -107,6 +119,7 @@ def tolerance(
         global_scale=options.global_scale,
         scale=options.scale,
         zero_point=options.zero_point,
+        rounding=options.rounding,
     )
 
 

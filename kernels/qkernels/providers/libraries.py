@@ -15,7 +15,21 @@ import torch
 from torch import Tensor
 
 from qbench import Unsupported, provider
+from qkernels.format import (
+    FP8,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    INT8_TOKEN,
+    MXFP4,
+    MXFP4_ABS_MAX,
+    MXFP4_RCEIL,
+    NVFP4,
+    NVFP4_1L,
+    Format,
+)
 from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import require, require_operands
 from qkernels.swizzle import to_blocked
 from qkernels.tensor import QTensor
 
@@ -28,6 +42,16 @@ LIBRARIES = {
     "humming": "humming",
 }
 """Provider name to the module it needs."""
+
+
+VLLM_TAKES: dict[Format, tuple[str, ...]] = {
+    FP8: ("scale",),
+    FP8_TOKEN: (),
+    INT8: ("scale",),
+    INT8_TOKEN: (),
+    INT8_ASYM: (),
+}
+"""The formats of vllm_quantize and the options of each. Its static zero point is not compared."""
 
 
 def installed(name: str) -> bool:
@@ -47,9 +71,10 @@ def _need(name: str, *parts: str) -> Any:
 @provider("vllm", needs_cuda=True)
 def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """vLLM's scaled_fp8_quant and scaled_int8_quant."""
+    require(options, "vLLM's adapter", VLLM_TAKES)
     ops = _need("vllm", "_custom_ops")
     fmt, scale = options.format, options.scale
-    if fmt.element.name == "e4m3":
+    if fmt in (FP8, FP8_TOKEN):
         token = fmt.granularity == "row"
 
         def run() -> QTensor:
@@ -57,14 +82,12 @@ def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
             return QTensor(data, scales, fmt, tuple(x.shape))
 
         return run
-    if fmt.element.name == "int8":
 
-        def run_int8() -> QTensor:
-            data, scales, zero = ops.scaled_int8_quant(x, scale, symmetric=fmt.symmetric)
-            return QTensor(data, scales, fmt, tuple(x.shape), zero_point=zero)
+    def run_int8() -> QTensor:
+        data, scales, zero = ops.scaled_int8_quant(x, scale, symmetric=fmt.symmetric)
+        return QTensor(data, scales, fmt, tuple(x.shape), zero_point=zero)
 
-        return run_int8
-    raise Unsupported(f"vLLM's quantizers here take FP8 and INT8, not {fmt.name}")
+    return run_int8
 
 
 def _blocked_matrix(scale: Tensor) -> Tensor:
@@ -76,9 +99,8 @@ def _blocked_matrix(scale: Tensor) -> Tensor:
 @provider("vllm-cutlass", needs_capability=(10, 0), instead="triton")
 def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """vLLM's CUTLASS NVFP4 product (Blackwell)."""
+    require_operands("vLLM's cutlass_scaled_fp4_mm", (NVFP4, NVFP4_1L), a, b)
     ops = _need("vllm", "_custom_ops")
-    if a.format.name not in ("nvfp4", "nvfp4_1l"):
-        raise Unsupported(f"cutlass_scaled_fp4_mm takes NVFP4, not {a.format.name}")
     if a.shape[1] % 32 or b.shape[0] % 32:
         raise Unsupported(
             f"cutlass_scaled_fp4_mm takes K and N in multiples of 32, not {a.shape[1]} and {b.shape[0]}"
@@ -91,9 +113,12 @@ def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
 @provider("qutlass", needs_capability=(10, 0), instead="triton")
 def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """QuTLASS: fused Hadamard and MXFP4 abs_max quantization, then its MXFP4 product (Blackwell)."""
+    if w.format != MXFP4_ABS_MAX or w.hadamard is None:
+        unlike = w.format.name if w.hadamard else f"{w.format.name} without one"
+        raise Unsupported(
+            f"qutlass is compared on mxfp4_abs_max with a rotation, not on {unlike}", "torch-eager"
+        )
     qutlass = _need("qutlass")
-    if w.format.rule != "abs_max" or w.hadamard is None:
-        raise Unsupported("qutlass is compared on mxfp4_abs_max with a rotation")
     from qkernels.hadamard import hadamard_matrix
 
     matrix = hadamard_matrix(w.hadamard, x.dtype, x.device) * w.hadamard**-0.5
@@ -114,9 +139,8 @@ def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
 @provider("torchao")
 def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """torchao's MX quantizer, OCP floor rule."""
+    require(options, "torchao's adapter", {MXFP4: ()})
     mx = _need("torchao", "prototype", "mx_formats", "mx_tensor")
-    if options.format.name != "mxfp4" or options.hadamard:
-        raise Unsupported("torchao is compared on unrotated mxfp4 (floor)")
     if x.dtype == torch.float16:
         raise Unsupported(
             "torchao's to_mx takes bfloat16 and float32, not float16", instead="--dtype bfloat16"
@@ -133,9 +157,8 @@ def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
 @provider("gemlite", needs_cuda=True)
 def gemlite_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """GemLite's Triton MXFP4 activation quantizer: scale 2^ceil(log2(amax/6)), which is rceil."""
+    require(options, "gemlite's adapter", {MXFP4_RCEIL: ()})
     quant = _need("gemlite", "quant_utils")
-    if options.format.rule != "rceil" or options.hadamard:
-        raise Unsupported("gemlite is compared on unrotated mxfp4_rceil")
     fmt, rows = options.format, x.shape[0]
 
     def run() -> QTensor:
@@ -146,15 +169,15 @@ def gemlite_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
 
 
 @provider("humming", needs_cuda=True)
-def humming_gemm(x: Tensor, w: QTensor) -> Callable[[], Tensor]:
+def humming_gemm(x: Tensor | QTensor, w: QTensor) -> Callable[[], Tensor]:
     """Humming's weight-only FP4 product, repacked once and with its own choice of kernel configurations."""
+    require_operands("humming's adapter", (NVFP4, NVFP4_1L, MXFP4), w)
+    if not isinstance(x, Tensor) or x.dtype == torch.float32:
+        unlike = x.dtype if isinstance(x, Tensor) else x.format.name
+        raise Unsupported(f"humming is compared on 16-bit activations, not {unlike}", "triton")
     layers = _need("humming", "layer")
     n, k = w.shape
     two_levels = w.format.levels == 2
-    if w.format.gain != 1 or x.dtype == torch.float32:
-        raise Unsupported(
-            f"humming is compared on 16-bit activations and formats without a gain, not {x.dtype}"
-        )
     scale_type = torch.float8_e4m3fn if w.format.scale == "e4m3" else torch.float8_e8m0fnu
     config = {
         "dtype": "float4e2m1",

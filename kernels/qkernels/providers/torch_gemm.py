@@ -9,6 +9,8 @@ from torch import Tensor
 
 from qbench import Unsupported, provider
 from qkernels import reference
+from qkernels.format import FP8, FP8_TOKEN, NVFP4, NVFP4_1L, Format
+from qkernels.ops.require import EXACT_PRODUCT, require_operands
 from qkernels.quantize import quantize
 from qkernels.swizzle import to_blocked
 from qkernels.tensor import QTensor
@@ -18,11 +20,15 @@ from qkernels.tensor import QTensor
 def torch_bf16(a: Tensor | QTensor, b: Tensor | QTensor) -> Callable[[], Tensor]:
     """The product in the activations' 16-bit dtype, quantized operands dequantized beforehand.
 
-    FP4 values are exact in bf16 when alpha is left out, so alpha goes into the epilogue. torch lets
+    FP4 values are exact in bf16 when alpha is left out, so alpha goes into the epilogue. Formats whose values no
+    16 bits hold, as those of fp32 scales, take fp32 activations only. torch lets
     cuBLAS add the parts of a split K in bf16; on an H200 (torch 2.11) the 64 shapes of the Llama-3.3-70B sweep
     and the cubes all stayed within the fp32 bound, so it is held to it.
     """
     dtype = a.dtype if isinstance(a, Tensor) else torch.bfloat16
+    for operand in (a, b):
+        if isinstance(operand, QTensor) and not _exact_in(dtype, operand.format):
+            raise Unsupported(f"{operand.format.name} has values that {dtype} rounds", EXACT_PRODUCT)
     left = a if isinstance(a, Tensor) else a.exact_values(dtype)
     right = b if isinstance(b, Tensor) else b.exact_values(dtype)
     alpha = 1.0
@@ -36,6 +42,15 @@ def torch_bf16(a: Tensor | QTensor, b: Tensor | QTensor) -> Callable[[], Tensor]
     return lambda: torch.addmm(empty, left, transposed, beta=0, alpha=alpha)
 
 
+def _exact_in(dtype: torch.dtype, fmt: Format) -> bool:
+    """Does dtype hold code * scale? fp32 rounds the product with an fp32 scale too, but far within the bound."""
+    if dtype == torch.float32:
+        return True
+    divided = fmt.levels == 2 and fmt.global_granularity == "row"
+    scales = ("e4m3",) if dtype == torch.float16 else ("e4m3", "e8m0")  # E8M0 leaves the range of fp16
+    return fmt.scale in scales and not divided
+
+
 @provider("layer")
 def module_forward(x: Tensor, layer: torch.nn.Module) -> Callable[[], Tensor]:
     """A layer's own forward, whichever kernels it runs on."""
@@ -45,10 +60,13 @@ def module_forward(x: Tensor, layer: torch.nn.Module) -> Callable[[], Tensor]:
 @provider("torch-eager", accumulator="fp32")
 def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """Quantize by the exact torch quantizer, dequantize, multiply in fp32: slow everywhere, right everywhere."""
+    fmt = w.format
+    if fmt.element.integer and fmt.granularity == "tensor":
+        raise Unsupported(f"{fmt.name} is static: activations have no scale of their own", "int8_token")
     weight = w.exact_values(torch.float32).T.contiguous()
 
     def run() -> tuple[Tensor, QTensor]:
-        xq = quantize(x, w.format, hadamard=w.hadamard)
+        xq = quantize(x, fmt, hadamard=w.hadamard)
         product = xq.exact_values(torch.float32) @ weight
         return (product * (xq.alpha * w.alpha).to(torch.float32)).to(x.dtype), xq
 
@@ -58,10 +76,13 @@ def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
 @provider("torch-exact")
 def torch_gemm_quantize(a: QTensor, b: QTensor, global_scale: Tensor) -> Callable[[], QTensor]:
     """The float64 product, quantized by the exact quantizer: what the fused epilogue must equal."""
+    fmt = a.format
+    if fmt.levels == 1 or fmt.global_granularity == "row":
+        raise Unsupported(f"{fmt.name} has no static global scale of a whole result", NVFP4.name)
 
     def run() -> QTensor:
         product = reference.matmul(a, b).to(torch.float32)
-        return quantize(product, a.format, global_scale=global_scale)
+        return quantize(product, fmt, global_scale=global_scale)
 
     return run
 
@@ -72,12 +93,11 @@ def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
 
     With two levels the product comes in fp32, takes alpha and is rounded once: two roundings are not the op.
     """
-    if a.format.scale != "e4m3":
-        raise Unsupported(f"torch._scaled_mm takes NVFP4 on CUDA, not {a.format.name}", instead="triton")
+    require_operands("torch._scaled_mm on CUDA", (NVFP4, NVFP4_1L), a, b)
     left, right = (operand.data.view(torch.float4_e2m1fn_x2) for operand in (a, b))
     left_scale, right_scale = (to_blocked(operand.scale).view(torch.float8_e4m3fn) for operand in (a, b))
     alpha = (a.alpha * b.alpha).to(torch.float32)
-    single = a.format.levels == 1
+    single = a.format.levels == b.format.levels == 1
     out_dtype = torch.bfloat16 if single else torch.float32
 
     def run() -> Tensor:
@@ -87,9 +107,14 @@ def torch_scaled_mm_fp4(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     return run
 
 
-@provider("torch-scaled-mm", accumulator="fp8-fast", needs_capability=(8, 9), instead="torch-bf16")
+@provider("torch-scaled-mm", accumulator="fp8-fast", needs_capability=(8, 9), instead=EXACT_PRODUCT)
 def torch_scaled_mm_fp8(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """`torch._scaled_mm` on FP8 e4m3 operands: per-tensor scales, or a scale a row on both sides."""
+    require_operands("torch._scaled_mm", (FP8, FP8_TOKEN), a, b)
+    if a.format != b.format:
+        raise Unsupported(
+            f"torch._scaled_mm takes scales of one kind, not {a.format.name} and {b.format.name}"
+        )
     left, right = a.data, b.data.T
     rowwise = a.scale.numel() > 1 or b.scale.numel() > 1
     left_scale = a.scale.reshape(-1, 1).contiguous() if rowwise else a.scale.reshape(())

@@ -8,10 +8,21 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from qbench import Unsupported, provider
-from qkernels.format import E4M3
+from qbench import provider
+from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_TOKEN, MXFP4, Format
 from qkernels.ops.quantize import QuantizeOptions, reference
+from qkernels.ops.require import require
+from qkernels.quantize import check_input
 from qkernels.tensor import QTensor
+
+TAKES: dict[Format, tuple[str, ...]] = {
+    FP8: ("scale",),
+    FP8_TOKEN: (),
+    INT8: ("scale",),
+    INT8_TOKEN: (),
+    MXFP4: (),
+}
+"""The formats that have a formula below, and the options of each."""
 
 _HALFWAY = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # between neighbouring E2M1 values
 _FLOAT_MAX = 3.4028234663852886e38
@@ -45,6 +56,7 @@ def _runner(
     x: Tensor, options: QuantizeOptions, formula: Callable[..., tuple[Tensor, Tensor]]
 ) -> Callable[[], QTensor]:
     fmt, scale = options.format, options.scale
+    check_input(x, fmt, options.hadamard)
 
     def run() -> QTensor:
         data, scales = formula(x) if scale is None else formula(x, scale)
@@ -54,16 +66,8 @@ def _runner(
 
 
 def _formula(options: QuantizeOptions) -> Callable[..., tuple[Tensor, Tensor]]:
-    fmt = options.format
-    if options.hadamard or options.global_scale is not None or fmt.levels == 2 or not fmt.symmetric:
-        raise Unsupported(f"no plain torch formula for {fmt.name} with these options", instead="torch-exact")
-    if fmt.element is E4M3:
-        return _FP8[fmt.granularity, options.scale is not None]
-    if fmt.element.name == "int8":
-        return _INT8[options.scale is not None]
-    if fmt.rule == "floor":
-        return mxfp4_floor
-    raise Unsupported(f"no plain torch formula for {fmt.name}", instead="torch-exact")
+    require(options, "the plain torch formula", TAKES)
+    return _FORMULAS[options.format, options.scale is not None]
 
 
 def fp8_static(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,9 +121,12 @@ def _pack(y: Tensor) -> Tensor:
     return packed
 
 
-_FP8: dict[tuple[str, bool], Callable[..., tuple[Tensor, Tensor]]] = {
-    ("tensor", True): fp8_static,
-    ("tensor", False): fp8_tensor,
-    ("row", False): fp8_token,
+_FORMULAS: dict[tuple[Format, bool], Callable[..., tuple[Tensor, Tensor]]] = {
+    (FP8, True): fp8_static,
+    (FP8, False): fp8_tensor,
+    (FP8_TOKEN, False): fp8_token,
+    (INT8, True): int8_static,
+    (INT8_TOKEN, False): int8_token,
+    (MXFP4, False): mxfp4_floor,
 }
-_INT8: dict[bool, Callable[..., tuple[Tensor, Tensor]]] = {True: int8_static, False: int8_token}
+"""By the format, and whether a static scale is given."""

@@ -10,7 +10,7 @@ Operands of the dot product (each exact):
     bf16          bf16            bf16
     fp16          fp16            tf32: E8M0 leaves the range of fp16, and fp16's 11 significant bits fit tf32's
     fp32          fp32, ieee      fp32, ieee: FMA instead of tensor cores
-    quantized     bf16            bf16 (fp32 under the interpreter, whose bf16 dot is not to be trusted)
+    quantized     bf16            bf16
 
 Weights are the first operand of the dot, so that on sm_90 they go from registers into wgmma, which needs 64
 rows of its first operand but only 8 of its second: a batch of one fills 16 columns, not 64 rows. The sums
@@ -35,14 +35,19 @@ import triton
 import triton.language as tl
 
 import qbench
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import names, require
 from qkernels.tensor import QTensor
+from qkernels.triton import mxfp4_quantize, nvfp4_quantize
 from qkernels.triton.fp4_decode import dequantize_tile
-from qkernels.triton.fp4_plan import check_out_dtype, plan
+from qkernels.triton.fp4_plan import check_out_dtype, plan, require_formats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qkernels.format import Format
+
+_QUANTIZES = nvfp4_quantize.TAKES | mxfp4_quantize.TAKES
 
 
 @triton.jit
@@ -183,21 +188,22 @@ def fp4_gemm(
 def quantize_fp4(
     x: Tensor, fmt: Format, *, global_scale: Tensor | None = None, hadamard: int | None = None
 ) -> QTensor:
-    """x [M, K] in an FP4 format by the Triton quantizers."""
-    if fmt.scale == "e4m3":
-        from qkernels.triton.nvfp4_quantize import nvfp4_quantize
-
-        return nvfp4_quantize(x, global_scale=global_scale, hadamard=hadamard, one_level=fmt.levels == 1)
-    from qkernels.triton.mxfp4_quantize import mxfp4_quantize
-
+    """x [M, K] in an FP4 format by the Triton quantizers; ValueError for a format that has none."""
+    if fmt in nvfp4_quantize.TAKES:
+        return nvfp4_quantize.nvfp4_quantize(
+            x, global_scale=global_scale, hadamard=hadamard, one_level=fmt.levels == 1
+        )
+    if fmt not in mxfp4_quantize.TAKES:
+        raise ValueError(f"no Triton kernel quantizes to {fmt.name}; known: {names(_QUANTIZES)}")
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has no global scale; leave global_scale out")
-    return mxfp4_quantize(x, rule=fmt.rule, hadamard=hadamard)
+    return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, hadamard=hadamard)
 
 
 @qbench.provider("triton", needs_cuda=True)
 def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
     """GEMM on operands as they are: weight-only with a plain `a`, both quantized with a QTensor."""
+    require_formats(a, b)
     out_dtype = torch.bfloat16 if isinstance(a, QTensor) else a.dtype
     return lambda: fp4_gemm(a, b, out_dtype=out_dtype)
 
@@ -205,6 +211,9 @@ def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
 @qbench.provider("triton", needs_cuda=True)
 def hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """Rotate and quantize x as w was, then multiply; the quantized x is returned to be checked too."""
+    require(
+        QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", _QUANTIZES, instead="torch-eager"
+    )
 
     def run() -> tuple[Tensor, QTensor]:
         xq = quantize_fp4(x, w.format, hadamard=w.hadamard)

@@ -25,7 +25,7 @@ from qkernels.format import NVFP4
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4 import encode_nvfp4, pack_pairs
 from qkernels.triton.fp4_gemm import finish, gemm_tile
-from qkernels.triton.fp4_plan import plan
+from qkernels.triton.fp4_plan import plan, require_formats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,4 +86,9 @@ def nvfp4_gemm_quantize(
 @qbench.provider("triton", needs_cuda=True)
 def gemm_quantize(a: Tensor | QTensor, b: QTensor, out_global_scale: Tensor) -> Callable[[], QTensor]:
     """The product of the operands as they are, quantized to NVFP4 under the given scale."""
+    require_formats(a, b)
+    if isinstance(a, QTensor) and a.format != NVFP4:  # the op's result has the format of its operands
+        raise qbench.Unsupported(
+            f"the fused epilogue quantizes to {NVFP4.name}, not to {a.format.name}", "torch-exact"
+        )
     return lambda: nvfp4_gemm_quantize(a, b, out_global_scale=out_global_scale)

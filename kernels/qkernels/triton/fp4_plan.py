@@ -10,13 +10,19 @@ import torch
 import triton
 import triton.language as tl
 
+from qbench import Unsupported
+from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L
+from qkernels.ops.require import EXACT_PRODUCT, decodes_as
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_decode import E8M0_UNIT, dequantize_tile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qkernels.format import Format
+DECODES = (NVFP4, NVFP4_1L, MXFP4, MXFP4_ABS_MAX)
+"""What operands may be stored as: also their kin of other MX rules, a least scale or four-over-six, whose bytes and
+global scale mean the same. Not those with scales of 16x16 blocks or a global scale for each row: no alpha holds these.
+"""
 
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
@@ -76,10 +82,9 @@ def choose_tile(
 def plan(a: Tensor | QTensor, b: QTensor, bias: Tensor | None, *, quantize: bool = False) -> Plan:
     """Check the operands and decide the launch. TypeError or ValueError name the value and the remedy."""
     m, n, k = check_operands(a, b, bias)
-    compiled = isinstance(dequantize_tile, triton.JITFunction)
     e8m0 = b.format.scale == "e8m0"
     if isinstance(a, QTensor):
-        dot = torch.bfloat16 if compiled else torch.float32
+        dot = torch.bfloat16
         data, scale, gs, gain = a.data, a.scale, a.global_scale, a.format.gain
     else:
         dot = torch.float32 if e8m0 and a.dtype == torch.float16 else a.dtype
@@ -107,13 +112,11 @@ def check_operands(a: Tensor | QTensor, b: QTensor, bias: Tensor | None) -> tupl
     """m, n, k of a [m, k] and b [n, k]."""
     if not isinstance(b, QTensor):
         raise TypeError(f"b is a {type(b).__name__}; quantize it to NVFP4 or MXFP4 first")
-    _check_format("b", b.format)
+    if problem := _unfit(a, b):
+        raise ValueError(problem)
     parts = {"b.data": b.data, "b.scale": b.scale, "b.global_scale": b.global_scale, "bias": bias}
     if isinstance(a, QTensor):
-        _check_format("a", a.format)
         parts |= {"a.data": a.data, "a.scale": a.scale, "a.global_scale": a.global_scale}
-        if (a.format.block, a.format.scale) != (b.format.block, b.format.scale):
-            raise ValueError(f"a is {a.format.name} and b is {b.format.name}: quantize both to one of them")
         if a.hadamard != b.hadamard:
             raise ValueError(f"a is rotated by {a.hadamard} and b by {b.hadamard}: rotate both alike")
     else:
@@ -144,11 +147,27 @@ def check_operands(a: Tensor | QTensor, b: QTensor, bias: Tensor | None) -> tupl
     return a.shape[0], b.shape[0], b.shape[1]
 
 
-def _check_format(name: str, fmt: Format) -> None:
-    if fmt.element.name != "e2m1" or (fmt.block, fmt.scale) not in ((16, "e4m3"), (32, "e8m0")):
-        raise ValueError(
-            f"{name} is {fmt.name}; this kernel takes NVFP4 (block 16, e4m3) and MXFP4 (block 32, e8m0)"
+def require_formats(a: Tensor | QTensor, b: Tensor | QTensor) -> None:
+    """Unsupported, in the words of check_operands, for operands of formats that the kernels do not multiply."""
+    if not isinstance(b, QTensor):
+        raise Unsupported(
+            f"the FP4 GEMM kernels multiply with quantized weights, not {b.dtype}", "torch-bf16"
         )
+    if problem := _unfit(a, b):
+        raise Unsupported(problem, EXACT_PRODUCT)
+
+
+def _unfit(a: Tensor | QTensor, b: QTensor) -> str:
+    """Why operands of these formats cannot be multiplied here, or ""."""
+    for name, operand in (("b", b), ("a", a)):
+        if isinstance(operand, QTensor) and not decodes_as(operand.format, *DECODES):
+            return (f"{name} is {operand.format.name}; this kernel takes NVFP4 (block 16, e4m3) and MXFP4 "
+                    "(block 32, e8m0), each row's blocks with scales of their own, and one global scale")  # fmt: skip
+    if not isinstance(a, QTensor):
+        return ""
+    if (a.format.block, a.format.scale) != (b.format.block, b.format.scale):
+        return f"a is {a.format.name} and b is {b.format.name}: quantize both to one of them"
+    return ""
 
 
 def check_out_dtype(dtype: torch.dtype) -> None:

@@ -27,7 +27,6 @@ Source: vLLM csrc/quantization/w8a8/fp8/common.cu (the formulas, not the code).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -36,13 +35,15 @@ from torch import Tensor
 
 import qbench
 from qkernels.format import FLOAT32_MAX, FP8, FP8_TOKEN, MIN_TOKEN_SCALE
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
-if TYPE_CHECKING:
-    from qkernels.ops.quantize import QuantizeOptions
+TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
+"""The formats of these kernels and the options of each."""
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 _LEAST_SCALE = tl.constexpr(MIN_TOKEN_SCALE)
@@ -159,4 +160,5 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
 @qbench.provider("triton", needs_cuda=True)
 def quantize_fp8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Static, per tensor or per token, as the format and the given scale say."""
+    require(options, "the Triton FP8 quantizer", TAKES)
     return lambda: fp8_quantize(x, options.scale, per_token=options.format.granularity == "row")

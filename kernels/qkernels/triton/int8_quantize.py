@@ -27,7 +27,6 @@ Source: vLLM csrc/quantization/w8a8/int8/scaled_quant.cu (the formulas, not the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -36,13 +35,15 @@ from torch import Tensor
 
 import qbench
 from qkernels.format import FLOAT32_MAX, INT8, INT8_ASYM, INT8_TOKEN
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import require
 from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
-if TYPE_CHECKING:
-    from qkernels.ops.quantize import QuantizeOptions
+TAKES = {INT8: ("scale",), INT8_TOKEN: (), INT8_ASYM: ("scale", "zero_point")}
+"""The formats of these kernels and the options of each."""
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 
@@ -210,6 +211,7 @@ def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor |
 @qbench.provider("triton", needs_cuda=True)
 def quantize_int8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Static or per token, symmetric or not, as the format and the given scale say."""
+    require(options, "the Triton INT8 quantizer", TAKES)
     return lambda: int8_quantize(
         x, options.scale, zero_point=options.zero_point, symmetric=options.format.symmetric
     )

@@ -26,7 +26,6 @@ abs_max and quest as its qutlass kernels define them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -34,15 +33,20 @@ import triton.language as tl
 from torch import Tensor
 
 import qbench
-from qkernels.format import FORMATS, MXFP4, Format
+from qkernels.format import E2M1, FORMATS, MXFP4, Format
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, pack_pairs, rotate_tile
 from qkernels.triton.launch import check_hadamard, check_matrix, choose_tile
 
-if TYPE_CHECKING:
-    from qkernels.ops.quantize import QuantizeOptions
-
-_BY_RULE: dict[str, Format] = {fmt.rule: fmt for fmt in FORMATS.values() if fmt.scale == "e8m0"}
+_BY_RULE: dict[str, Format] = {
+    fmt.rule: fmt
+    for fmt in FORMATS.values()
+    if (fmt.element, fmt.block, fmt.block_rows, fmt.scale) == (E2M1, 32, 1, "e8m0")
+}
+TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard",))
+"""The formats of this kernel and the options of each."""
 
 
 @triton.jit
@@ -130,4 +134,5 @@ def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = Non
 @qbench.provider("triton", needs_cuda=True)
 def quantize_mxfp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Rotation and quantization in one kernel."""
+    require(options, "the Triton MXFP4 quantizer", TAKES)
     return lambda: mxfp4_quantize(x, rule=options.format.rule, hadamard=options.hadamard)

@@ -26,7 +26,6 @@ the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -35,13 +34,15 @@ from torch import Tensor
 
 import qbench
 from qkernels.format import FLOAT32_MAX, NVFP4, NVFP4_1L
+from qkernels.ops.quantize import QuantizeOptions
+from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, pack_pairs, rotate_tile
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix, choose_tile
 
-if TYPE_CHECKING:
-    from qkernels.ops.quantize import QuantizeOptions
+TAKES = {NVFP4: ("hadamard", "global_scale"), NVFP4_1L: ("hadamard",)}
+"""The formats of this kernel and the options of each."""
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 
@@ -126,6 +127,7 @@ def nvfp4_quantize(
 @qbench.provider("triton", needs_cuda=True)
 def quantize_nvfp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Rotation, amax (unless the global scale is given) and quantization, as one call."""
+    require(options, "the Triton NVFP4 quantizer", TAKES)
     one_level = options.format.levels == 1
     return lambda: nvfp4_quantize(
         x, global_scale=options.global_scale, hadamard=options.hadamard, one_level=one_level

@@ -1,0 +1,140 @@
+"""Launch every Triton kernel in each of its variants, on shapes that leave a part of a tile over on every side.
+
+For tools that watch a whole program: `make sanitize` runs this under compute-sanitizer, which sees accesses outside
+an allocation, races, missing barriers and reads of memory never written; `python -m tests.every_kernel` alone tells
+that all results are right and repeat bit for bit. Small shapes, for a sanitizer makes each launch a hundred times
+slower. Needs a CUDA device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qbench import gemm_error, within
+from qkernels import reference
+from qkernels.api import matmul, quantize
+from qkernels.compare import compare_quantized
+from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format, get_format
+from qkernels.quantize import quantize as quantize_exactly
+from qkernels.tensor import QTensor
+from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+FP4 = (
+    NVFP4,
+    NVFP4_1L,
+    *(get_format(f"mxfp4{rule}") for rule in ("", "_ceil", "_even", "_rceil", "_abs_max", "_quest")),
+)
+QUANTIZERS: tuple[tuple[Format, dict[str, Any]], ...] = (
+    *((fmt, {}) for fmt in FP4),
+    (NVFP4, {"global_scale": 50.0}),
+    *((fmt, {"hadamard": n}) for fmt in (NVFP4, get_format("mxfp4")) for n in fmt.hadamard),
+    *((fmt, {}) for fmt in (FP8, FP8_TOKEN, INT8_TOKEN, INT8_ASYM)),
+    (FP8, {"scale": 0.02}),
+    (INT8, {"scale": 0.03}),
+    (INT8_ASYM, {"scale": 0.03, "zero_point": -5}),
+)  # fmt: skip
+Result = Tensor | QTensor
+Run = tuple[str, Callable[[], Result], Callable[[Result], object]]
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def quantizers() -> Iterator[Run]:
+    for dtype in DTYPES:
+        for fmt, options in QUANTIZERS:
+            for rows, k in ((3, 128), (33, 1024 + 128)) if fmt.block else ((3, 17), (33, 1025), (2, 20000)):
+                x = normal(rows, k, dtype=dtype).cuda()
+                yield (
+                    f"{fmt.name} {options or ''} {dtype} {rows}x{k}",
+                    lambda x=x, fmt=fmt, options=options: quantize(x, fmt, backend="triton", **options),
+                    lambda q, x=x, fmt=fmt, options=options: compare_quantized(q, x, fmt, **options),
+                )
+
+
+def products() -> Iterator[Run]:
+    for name in ("nvfp4", "nvfp4_1l", "mxfp4", "mxfp4_abs_max"):
+        fmt = get_format(name)
+        for m, n, k in (
+            (1, 33, 160),
+            (17, 70, 160),
+            (40, 70, 96),
+            (70, 130, 128),
+            (130, 70, 160),
+            (260, 130, 96),
+            (300, 200, 128),
+        ):
+            b, bias = quantize_exactly(normal(n, k, seed=1), fmt).to("cuda"), normal(1, n, seed=2)[0].cuda()
+            for host in (
+                *(normal(m, k, dtype=dtype) for dtype in DTYPES),
+                quantize_exactly(normal(m, k), fmt),
+            ):
+                a = host.to("cuda")
+                kind = "quantized" if isinstance(a, QTensor) else a.dtype
+                yield (
+                    f"{name} product {kind} {m}x{n}x{k}",
+                    lambda a=a, b=b, bias=bias: matmul(a, b, bias=bias, backend="triton"),
+                    lambda out, a=a, b=b, bias=bias: product_is_wrong(out, a, b, bias),
+                )
+    for m in (3, 140):
+        x, b = (
+            normal(m, 160, dtype=torch.bfloat16),
+            quantize_exactly(normal(80, 160, seed=1), NVFP4).to("cuda"),
+        )
+        for left in (x.cuda(), quantize_exactly(x, NVFP4).to("cuda")):
+            gs = torch.tensor(20.0, device="cuda")
+            yield (
+                f"nvfp4 product and quantize {m}",
+                lambda a=left, b=b, gs=gs: nvfp4_gemm_quantize(a, b, out_global_scale=gs),
+                lambda q, a=left, b=b, gs=gs: quantized_product_is_wrong(q, a, b, gs),
+            )
+
+
+def product_is_wrong(out: Tensor, a: Tensor | QTensor, b: QTensor, bias: Tensor) -> object:
+    expected = reference.matmul(a, b, bias=bias)
+    return within(out, expected, gemm_error(expected, reference.magnitude(a, b), b.shape[1]))
+
+
+def quantized_product_is_wrong(q: QTensor, a: Tensor | QTensor, b: QTensor, gs: Tensor) -> object:
+    y = reference.matmul(a, b)
+    return compare_quantized(
+        q, y, NVFP4, global_scale=gs, error=gemm_error(y, reference.magnitude(a, b), b.shape[1])
+    )
+
+
+def parts(result: Result) -> list[Tensor]:
+    tensors = (
+        [result]
+        if isinstance(result, Tensor)
+        else [result.data, result.scale, result.global_scale, result.zero_point]
+    )
+    return [t.contiguous().reshape(-1).view(torch.uint8) for t in tensors if t is not None]
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("every_kernel needs a CUDA device, and torch finds none", file=sys.stderr)
+        return 2
+    check, wrong, count = "--no-check" not in sys.argv, 0, 0
+    for name, run, problem in (*quantizers(), *products()):
+        first, count = run(), count + 1
+        if check and (found := problem(first)):
+            print(f"WRONG {name}: {found}")
+            wrong += 1
+        if check and not all(torch.equal(a, b) for a, b in zip(parts(first), parts(run()), strict=True)):
+            print(f"DOES NOT REPEAT {name}")
+            wrong += 1
+    torch.cuda.synchronize()
+    print(f"{count} variants launched" + (f", {wrong} wrong" if check else ""))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
