@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import torch._inductor.test_operators  # noqa: F401  pytester forgets modules imported inside; torch stands no second import
+import torch._inductor.test_operators
 
 from qbench.device import describe
 

@@ -150,6 +150,7 @@ def boundaries(k: int) -> dict[str, Tensor]:
         "power of two": torch.where(half, 4.0, 1.0)[None],
         "largest bf16": torch.where(half, 3.3895313892515355e38, -1.0)[None],
         "wide range": torch.where(half, 2.0**100, 2.0**-100)[None],
+        "large, of mean zero": torch.where(half, 2.0**100, -(2.0**100))[None],
         "ramp": ramp[None],
         "all sixteen codes": torch.tensor(
             [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]

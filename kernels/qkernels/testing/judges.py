@@ -30,9 +30,7 @@ def judge_shape(subject: Subject, x: Tensor, aspect: str) -> Mismatch | None:
     try:
         subject.run(x)
     except Failed as failure:
-        if not isinstance(
-            failure.error, ValueError | TypeError | RuntimeError | NotImplementedError | AssertionError
-        ):
+        if not failure.refusal:
             return failure.mismatch
         raise Refused(failure.mismatch.summary) from failure
     of = "block" if subject.hadamard is None else "Hadamard size"

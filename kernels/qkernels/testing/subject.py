@@ -31,6 +31,9 @@ _REASONS = (
 )
 """A refusal of a layout must speak of one of these."""
 
+_REFUSALS = (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError)
+"""What a refusal may be raised as. An IndexError is none: the interpreter raises it for an access out of bounds."""
+
 
 class Refused(Exception):
     """The provider does not take this input, and said so."""
@@ -46,7 +49,12 @@ class Failed(Exception):
     @property
     def clear(self) -> bool:
         """An error that a caller can act on: it names what is wrong with the layout or the shape."""
-        return self.error is not None and any(word in str(self.error).lower() for word in _REASONS)
+        return self.refusal and any(word in str(self.error).lower() for word in _REASONS)
+
+    @property
+    def refusal(self) -> bool:
+        """An error by which input is refused, and no sign of a broken kernel."""
+        return isinstance(self.error, _REFUSALS)
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,27 @@ def ties(
     width = max(rows.shape[1] for rows in made.values())
     body = torch.cat([_widen(rows, width) for rows in made.values()])
     if fmt.levels == 1 or global_scale is not None:
-        return {"scales one below another": body}
+        others = {"thresholds of the scale": _thresholds(fmt, k, dtype)} if fmt.scale == "e8m0" else {}
+        return {"scales one below another": body} | others
     # the first block of each row takes the largest scale, which makes the dynamic global scale 1
     head = torch.zeros(len(body), k, dtype=dtype)
     head[:, 0] = fmt.scale_max * fmt.element.max
     return {"global scale 1": torch.cat([head, body], dim=1)}
+
+
+def _thresholds(fmt: Format, k: int, dtype: torch.dtype) -> Tensor:
+    """Rows of blocks whose amax is at, below and above every mantissa at which an exponent rule adds one.
+
+    From 2^4 up the number below a power of two has a float log2 that is that power's.
+    """
+    element = fmt.element
+    mantissas = (1.0, 2.0 - 2.0 ** -(element.mantissa + 1), element.max / 2.0**element.emax)
+    amax = torch.tensor([m * 2.0**e for e in (-10, -3, 0, 1, 5, 10) for m in mantissas]).to(dtype)
+    bits = amax.view(torch.int32 if dtype == torch.float32 else torch.int16)
+    amax = torch.stack([bits, bits - 1, bits + 1], dim=1).view(dtype).reshape(-1, 1)
+    x = (amax.float() / 4).to(dtype).repeat(1, k)
+    x[:, :: fmt.block or k] = -amax
+    return x.repeat_interleave(fmt.block_rows, dim=0)
 
 
 def _rows_for(fmt: Format, scale: float, k: int, dtype: torch.dtype) -> Tensor | None:

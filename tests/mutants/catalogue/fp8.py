@@ -1,0 +1,218 @@
+"""Bugs in the FP8 quantizer: formulas, clamps, the second pass over long rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.mutants.mutant import Mutant
+
+_m = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
+_SECOND = """            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
+            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
+"""
+
+MUTANTS = (
+    _m(
+        "fp8-clamp-loses-nan",
+        "tl.clamp(y, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)",
+        "tl.maximum(tl.minimum(y, 448.0), -448.0)",
+        "the clamp turns NaN into a finite number",
+        "quantizer:nonfinite",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-clamp-at-half",
+        "tl.clamp(y, -448.0, 448.0,",
+        "tl.clamp(y, -240.0, 240.0,",
+        "codes saturate at 240, the largest of another FP8 type",
+        "quantizer:values",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-static-divides",
+        "to_e4m3(x * inverse, HARDWARE)",
+        "to_e4m3(tl.div_rn(x, scale), HARDWARE)",
+        "x/s where the formula says x*(1/s)",
+        "quantizer:ties",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-static-scale-inverted",
+        "        scale = tl.load(scale_ptr)\n",
+        "        scale = tl.div_rn(1.0, tl.load(scale_ptr))\n",
+        "a static scale is read as its reciprocal",
+        "quantizer:values",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-static-scale-ignored",
+        "        scale = tl.load(scale_ptr)\n",
+        "        scale = 1.0\n",
+        "a static scale is ignored",
+        "quantizer:values",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-scale-of-447",
+        "tl.div_rn(amax, 448.0)",
+        "tl.div_rn(amax, 447.0)",
+        "the scale is amax/447",
+        "quantizer:values",
+        "fp8",
+    ),
+    _m(
+        "fp8-zero-tensor-nan",
+        "inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)",
+        "inverse = tl.div_rn(1.0, scale)",
+        "0*inf: a zero tensor becomes NaN",
+        "quantizer:boundaries",
+        "fp8",
+    ),
+    _m(
+        "fp8-nonfinite-tensor-silently-finite",
+        'scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))',
+        "scale = tl.where(finite, tl.div_rn(amax, 448.0), 1.0)",
+        "a tensor with NaN gets the scale 1 and zeros",
+        "quantizer:nonfinite",
+        "fp8",
+    ),
+    _m(
+        "fp8-scale-never-written",
+        "if tl.program_id(0) + tl.program_id(1) == 0:",
+        "if tl.program_id(0) + tl.program_id(1) == 1:",
+        "the dynamic scale of a matrix of one tile is never written",
+        "quantizer:stale",
+        "fp8",
+    ),
+    _m(
+        "fp8-mask-off-by-one",
+        "inside = (row < m)[:, None] & (column < k)[None, :]",
+        "inside = (row < m)[:, None] & (column <= k)[None, :]",
+        "one element after each row is read and written",
+        "quantizer:shapes",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-last-row-unwritten",
+        "inside = (row < m)[:, None] & (column < k)[None, :]",
+        "inside = (row < m - 1)[:, None] & (column < k)[None, :]",
+        "the last row is never written",
+        "quantizer:stale",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-stride-ignored",
+        "x_ptr + at * stride + column",
+        "x_ptr + at * k + column",
+        "a column slice is read as if it were contiguous",
+        "quantizer:layouts",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-output-at-input-stride",
+        "out_ptr + at * k + column",
+        "out_ptr + at * stride + column",
+        "the result is written with the stride of the input",
+        "quantizer:layouts",
+        "fp8 static",
+    ),
+    _m(
+        "fp8-offset-in-int32",
+        "    at = row.to(tl.int64)[:, None]\n",
+        "    at = row[:, None]\n",
+        "offsets overflow beyond 2^31 elements",
+        "offsets",
+    ),
+    _m(
+        "fp8-tensor-scale-of-one-tile",
+        "        partial = partial_amax(x) if m > 0 else None\n",
+        "        partial = partial_amax(x[:, :1024]) if m > 0 else None\n",
+        "the dynamic maximum misses the columns after the first 1024",
+        "quantizer:shapes",
+        "fp8",
+    ),
+    # --- per token
+    _m(
+        "fp8-token-least-scale-dropped",
+        "scale = tl.maximum(tl.div_rn(amax_bits.to(tl.float32, bitcast=True), 448.0), _LEAST_SCALE)",
+        "scale = tl.div_rn(amax_bits.to(tl.float32, bitcast=True), 448.0)",
+        "the least scale of a row is missing: zero rows are NaN",
+        "quantizer:boundaries",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-least-scale-inverted",
+        "_LEAST_SCALE = tl.constexpr(MIN_TOKEN_SCALE)",
+        "_LEAST_SCALE = tl.constexpr(1.0 / 448.0)",
+        "rows below 1 are quantized with the scale of 1",
+        "quantizer:values",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-nonfinite-silently-finite",
+        'tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))',
+        "tl.store(scale_ptr + row, tl.where(finite, scale, 1.0))",
+        "a row with NaN decodes to zeros",
+        "quantizer:nonfinite",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-scale-of-one-row",
+        'tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))',
+        'tl.store(scale_ptr, tl.where(finite, scale, float("nan")))',
+        "every row writes its scale to the first place",
+        "quantizer:stale",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-maximum-of-first-piece",
+        "            bits = tl.maximum(bits, magnitude_bits(more))\n",
+        "            bits = tl.maximum(bits, 0)\n",
+        "the scale of a long row is that of its first 8192 elements",
+        "quantizer:shapes",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-second-pass-divides-by-one",
+        _SECOND,
+        _SECOND.replace("correct_quotient(more, scale, inverse)", "more"),
+        "the second pass over a long row forgets the scale",
+        "quantizer:shapes",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-second-pass-misses-a-piece",
+        "        for start in range(LENGTH, k, LENGTH):\n"
+        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)\n"
+        "            y =",
+        "        for start in range(LENGTH, k - LENGTH + 1, LENGTH):\n"
+        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)\n"
+        "            y =",
+        "the last, short piece of a long row is never written",
+        "quantizer:shapes",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-mask-off-by-one",
+        "x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)\n    bits",
+        "x = tl.load(x_ptr + column, mask=column <= k, other=0.0).to(tl.float32)\n    bits",
+        "the element after each row is part of its maximum",
+        "quantizer:layouts",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-stride-ignored",
+        "    x_ptr += row * stride\n",
+        "    x_ptr += row * k\n",
+        "a column slice is read as if it were contiguous",
+        "quantizer:layouts",
+        "fp8_token",
+    ),
+    _m(
+        "fp8-token-offset-in-int32",
+        "row = tl.program_id(0).to(tl.int64)",
+        "row = tl.program_id(0)",
+        "offsets overflow beyond 2^31 elements",
+        "offsets",
+    ),
+)
