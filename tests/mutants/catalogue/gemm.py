@@ -226,6 +226,7 @@ MUTANTS = (
         "E8M0 scales are decoded in fp16, whose range they leave",
         "gemm:values",
         "mxfp4 w4a16",
+        dies="InterpreterError",
     ),
     _p(
         "plan-does-not-repeat",

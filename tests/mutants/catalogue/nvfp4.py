@@ -72,7 +72,7 @@ MUTANTS = (
         "one-level NVFP4 reads a global scale that is not there",
         "quantizer:values",
         "nvfp4_1l",
-        dies="AttributeError",
+        dies="InterpreterError",
     ),
     _m(
         "nvfp4-amax-of-unrotated",
