@@ -118,7 +118,6 @@ def test_a_broken_quantizer_is_caught_and_its_bug_named(name: str) -> None:
     [
         ("truncates", "values"),
         ("truncates", "ties"),
-        ("truncates", "properties"),
         ("rounds_ties_away", "ties"),
         ("rounds_ties_away", "values"),
         ("swaps_nibbles", "values"),
