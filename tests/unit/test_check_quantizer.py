@@ -29,8 +29,9 @@ Provider = Callable[[torch.Tensor, QuantizeOptions], Callable[[], QTensor]]
 
 
 def failure(provider: Provider, fmt: Format, **named: Any) -> str:
+    """What the check says. It ends at the first failure, so that many examples cost little and none is missed."""
     with pytest.raises(WrongResult) as caught:
-        check_quantizer(provider, fmt, examples=10, device="cpu", **named)
+        check_quantizer(provider, fmt, examples=200, device="cpu", **named)
     return str(caught.value)
 
 
@@ -196,9 +197,11 @@ def test_scales_of_another_shape_or_type_are_named(fmt: str, field: str, words: 
 
 
 @pytest.mark.parametrize("name", ["truncates", "swaps_nibbles", "depends_on_the_batch"])
-def test_what_fails_is_shrunk_to_one_row_of_one_block(name: str) -> None:
+def test_what_fails_is_shrunk_to_one_row_of_one_block_or_one_element(name: str) -> None:
+    """Raw bit patterns shrink element by element, and may keep the zeros around the one left."""
     message = failure(getattr(strangers, name), MXFP4, checks=["values"])
-    assert re.search(r"^case: \w+ \[1, 32\], contiguous, values ", message, re.MULTILINE), message
+    small = r"^case: \w+ (\[1, 32\], contiguous, values |\[1, \d+\], contiguous, 1 of \d+ elements not zero)"
+    assert re.search(small, message, re.MULTILINE), message
 
 
 def test_a_quantizer_that_is_not_deterministic_is_reported_not_called_flaky() -> None:
