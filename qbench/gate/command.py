@@ -87,9 +87,7 @@ def compare(
         policy = settings.policy(device.kind)
         tracks = [Track(case, *noise.get(case, (0.0, 0.0))) for case in chosen]
         say(f"{len(tracks)} cases on {device.name}; stored noise of {sum(t.df > 0 for t in tracks)}")
-        tally = run_rounds(
-            base, candidate, tracks, settings.policy, budget, say, seed=wish.seed, inject_ns=inject_ns
-        )
+        tally = run_rounds(base, candidate, tracks, policy, budget, say, seed=wish.seed, inject_ns=inject_ns)
     finally:
         base.close()
         candidate.close()

@@ -80,9 +80,7 @@ def read_settings(root: Path) -> Settings:
             known = [f.name for kind in (GatePolicy, Budget) for f in dataclasses.fields(kind)]
             raise DataError(f"{path}: [tool.qbench.gate] {key} = {value!r} is unknown or of another type; known: "
                             f"{', '.join(known)}, tests, paths, baselines")  # fmt: skip
-    return Settings(
-        dataclasses.replace(GatePolicy(), **policy), dataclasses.replace(Budget(), **budget), **rest
-    )
+    return Settings(policy, dataclasses.replace(Budget(), **budget), **rest)
 
 
 def _fits(defaults: object, key: str, value: object) -> bool:
