@@ -53,7 +53,7 @@ check: $(READY)
 
 # Is the working tree slower than where it left BASE? Interleaved runs of both; exit 1: slower, 3: could not measure.
 gate: $(READY)
-	$(RUN) -m qbench gate --base $(BASE) --report reports/gate -- $(ARGS)
+	$(RUN) -m qbench gate --base $(BASE) --report reports/gate -- tests/bench $(ARGS)
 
 # RUNS fresh processes over all cases, each in an order of its own, added to what is stored; the oldest age out.
 baseline: $(READY)
