@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from qbench.baseline import REMEDY, File
-from qbench.result import read_json
+from qbench.baseline import REMEDY, SCHEMA, File
+from qbench.result import DataError, read_json
 
 COLUMNS = (
     "at",
@@ -36,18 +36,34 @@ def history(root: Path, pattern: str = "*") -> list[Row]:
     literal = pattern.replace("[", "[[]")
     for path in sorted(root.glob("*/*.json")):
         file = read_json(path, File, REMEDY)
+        if file.schema != SCHEMA:
+            raise DataError(f"{path}: schema {file.schema}, this version reads {SCHEMA}; {REMEDY}")
         for case, records in file.cases.items():
             if not fnmatch.fnmatchcase(case, literal):
                 continue
             for record in records:
-                session = file.sessions[record.session]
+                session = file.sessions.get(record.session)
+                if session is None:
+                    raise DataError(
+                        f"{path}: cases[{case!r}] names unknown session {record.session!r}; {REMEDY}"
+                    )
                 rows.append({
                     "at": session.at, "device": file.device.key, "op": file.op, "case": case, "session": record.session,
                     "median_ns": record.median_ns, "p20_ns": record.p20_ns, "p80_ns": record.p80_ns,
                     "clock_mhz": record.clock_mhz,
                     **{name: session.versions.get(name, "") for name in ("torch", "triton", "driver")},
                 })  # fmt: skip
-    return sorted(rows, key=lambda row: (str(row["at"]), str(row["case"])))
+                _moment(session.at, path)
+    return sorted(rows, key=lambda row: (_moment(str(row["at"])), str(row["case"])))
+
+
+def _moment(at: str, path: Path | None = None) -> datetime:
+    """In UTC, without saying so, as numpy wants it."""
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        raise DataError(f"{path}: a session's time is {at!r}, which is no ISO 8601; {REMEDY}") from None
+    return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def write_rows(rows: list[Row], form: str, out: IO[str]) -> None:
@@ -62,21 +78,26 @@ def write_rows(rows: list[Row], form: str, out: IO[str]) -> None:
 
 
 def plot(rows: list[Row], path: Path, most: int = 12) -> None:
-    """Medians over time, each relative to its case's first; at most `most` cases. Needs matplotlib."""
-    import matplotlib
+    """Medians over time, each relative to its case's first. Raises ValueError for more than `most` cases, ImportError
+    without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("a plot needs matplotlib: pip install 'pytest-qbench[plots]'") from None
     import numpy as np
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     cases = sorted({f"{row['device']} {row['case']}" for row in rows})
     if len(cases) > most:
         raise ValueError(f"{len(cases)} cases match, a plot holds {most}; narrow --case")
-    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
     for case in cases:
         mine = [row for row in rows if f"{row['device']} {row['case']}" == case]
         first = float(mine[0]["median_ns"])
-        days = np.array([datetime.fromisoformat(str(row["at"])) for row in mine], dtype="datetime64[s]")
+        days = np.array([_moment(str(row["at"])) for row in mine], dtype="datetime64[s]")
         axis.plot(days, [float(row["median_ns"]) / first for row in mine],
                   marker="o", markersize=3, linewidth=1, label=f"{case} ({first / 1e3:.1f} µs)")  # fmt: skip
     axis.set_ylabel("median time, first run = 1")
@@ -84,4 +105,3 @@ def plot(rows: list[Row], path: Path, most: int = 12) -> None:
     axis.legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

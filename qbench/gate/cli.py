@@ -10,6 +10,9 @@ from pathlib import Path
 
 EXIT_PASSED, EXIT_FAILED, EXIT_UNUSABLE, EXIT_NOT_MEASURED = 0, 1, 2, 3
 Add = Callable[[str, str], argparse.ArgumentParser]
+_COLLECT = (
+    "what to collect, seen from the project's root; options of pytest after -- (default: the policy's tests)"
+)
 
 
 def share(text: str) -> float:
@@ -30,12 +33,23 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> float:
+    """A number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def add_commands(add: Add) -> None:
     """Register them with `python -m qbench`; each sets `run`, a function of the parsed arguments."""
     command = add("gate", "is the working tree slower than where it left the base? interleaved runs of both")
     command.add_argument("--base", default="origin/main", metavar="REV", help="default: origin/main")
     command.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
-    command.add_argument("--minutes", type=float, metavar="M", help="budget (default: the policy's)")
+    command.add_argument("--minutes", type=positive, metavar="M", help="budget (default: the policy's)")
     command.add_argument(
         "--base-python", default="", metavar="PATH", help="interpreter of the base's environment"
     )
@@ -43,13 +57,13 @@ def add_commands(add: Add) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the order of cases (default: 0)")
     command.add_argument("--self-test", type=natural, metavar="N", nargs="?", const=5,
                          help="gate the tree against itself N times (default: 5), then slowed")  # fmt: skip
-    command.add_argument("pytest_args", nargs="*", help="what to collect (default: the policy's tests)")
+    command.add_argument("pytest_args", nargs="*", help=_COLLECT)
     command.set_defaults(run=_gate)
     command = add("record", "append runs to the baselines, each from a fresh process over all cases")
     command.add_argument("--runs", type=natural, default=10, metavar="N", help="processes (default: 10)")
-    command.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
+    command.add_argument("--baselines", type=Path, metavar="DIR", help="default: the policy's, baselines")
     command.add_argument("--replace", action="store_true", help="the first run replaces what is stored")
-    command.add_argument("pytest_args", nargs="*", default=["tests/bench"], help="what to collect")
+    command.add_argument("pytest_args", nargs="*", help=_COLLECT)
     command.set_defaults(run=_record)
     command = add(
         "accept", "accept a slowdown: written to the baselines, to be reviewed and merged before the change"
@@ -61,7 +75,7 @@ def add_commands(add: Add) -> None:
     command.add_argument("--reason", required=True, help="why it is wanted, in a sentence")
     command.add_argument("--until", default="", metavar="DATE", help="last day it holds, 2027-01-31")
     command.add_argument("--device", default="*", metavar="KEY", help="device key, wildcards (default: any)")
-    command.add_argument("--baselines", type=Path, default=Path("baselines"), metavar="DIR")
+    command.add_argument("--baselines", type=Path, metavar="DIR", help="default: the policy's, baselines")
     command.set_defaults(run=_accept)
     command = add("replay", "try the gate's rule and others on recorded noise, and print how each does")
     command.add_argument("noise", type=Path, metavar="FILE.json", help="medians by case and process")
@@ -85,12 +99,14 @@ def _say(words: str) -> None:
 
 
 def _gate(args: argparse.Namespace) -> int:
-    from qbench.gate import words
+    from qbench.gate import publish, words
     from qbench.gate.command import Wish, gate, write
     from qbench.gate.side import CannotMeasure
 
     wish = Wish(args.base, tuple(args.pytest_args), tuple(args.case or ()), args.minutes, args.base_python, args.report,
                 args.seed)  # fmt: skip
+    if args.report is not None:
+        args.report.mkdir(parents=True, exist_ok=True)  # said now rather than when all is measured
     try:
         if args.self_test:
             from qbench.gate.selftest import self_test
@@ -101,33 +117,47 @@ def _gate(args: argparse.Namespace) -> int:
         print(f"qbench gate: could not measure: {error}", file=sys.stderr)
         return EXIT_NOT_MEASURED
     print(words.text(found), end="")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print("\n".join(publish.marks(found)))
     for path in write(found, wish.report):
         print(f"written   {path}")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        print("\n".join(words.marks(found)))
     return EXIT_FAILED if found.failed else EXIT_PASSED
 
 
 def _record(args: argparse.Namespace) -> int:
+    from qbench.gate.command import tidy_on_signals
+    from qbench.gate.policy import read_settings
     from qbench.gate.record import record
     from qbench.gate.side import CannotMeasure
 
+    settings = read_settings(Path.cwd())
+    folder = args.baselines or Path(settings.baselines)
     try:
-        stored = record(
-            Path.cwd(), args.pytest_args, args.baselines.absolute(), args.runs, _say, replace=args.replace
-        )
+        with tidy_on_signals():
+            found = record(
+                Path.cwd(),
+                args.pytest_args or settings.tests,
+                folder.absolute(),
+                args.runs,
+                _say,
+                replace=args.replace,
+                case_s=settings.budget.case_s,
+                paths=settings.paths,
+            )
     except CannotMeasure as error:
         print(f"qbench record: could not measure: {error}", file=sys.stderr)
         return EXIT_NOT_MEASURED
-    print(f"{stored} cases stored in {args.baselines}; review and commit them")
-    return EXIT_PASSED
+    print(f"{found.cases} cases stored in {folder}; review and commit them")
+    for problem in found.problems:
+        print(f"qbench record: not stored: {problem}", file=sys.stderr)
+    return EXIT_FAILED if found.problems else EXIT_PASSED
 
 
 def _accept(args: argparse.Namespace) -> int:
-    from qbench.gate.policy import Accepted, write_accepted
+    from qbench.gate.policy import Accepted, read_settings, write_accepted
 
     entry = Accepted(args.case, args.up_to, args.reason, args.until, args.device)
-    path = write_accepted(args.baselines, entry)
+    path = write_accepted(args.baselines or Path(read_settings(Path.cwd()).baselines), entry)
     print(
         f"{path}: {entry.case} may be up to {entry.up_to:.1%} slower; it holds once it is merged to the base"
     )
@@ -153,7 +183,11 @@ def _history(args: argparse.Namespace) -> int:
         )
         return EXIT_UNUSABLE
     if args.plot:
-        plot(rows, args.plot)
+        try:
+            plot(rows, args.plot)
+        except (ValueError, ImportError) as error:
+            print(f"qbench history: {error}", file=sys.stderr)
+            return EXIT_UNUSABLE
         print(f"{len(rows)} runs drawn in {args.plot}")
     else:
         write_rows(rows, args.format, sys.stdout)

@@ -16,14 +16,16 @@ from types import FrameType
 
 import msgspec
 
-from qbench.gate import words
-from qbench.gate.policy import Settings, read_accepted, read_settings, stored_noise
-from qbench.gate.result import Gate, GateVerdict, Row
+from qbench.gate import publish, words
+from qbench.gate.missing import Kept, judged_by_stored, notes, one_sided, stale
+from qbench.gate.policy import Accepted, Settings, read_accepted, read_settings, read_stored
+from qbench.gate.result import FAILING, Gate, Row
+from qbench.gate.rows import make_row
 from qbench.gate.rule import GatePolicy
 from qbench.gate.run import Say, Tally, Track, run_rounds
 from qbench.gate.side import CannotMeasure, Side
-from qbench.gate.worktree import describe, git, merge_base, worktree
-from qbench.result import write_atomic
+from qbench.gate.worktree import changed, describe, git, merge_base, project, top_level, worktree
+from qbench.result import DataError, write_atomic
 
 LOCK = "requirements.lock"
 
@@ -41,20 +43,37 @@ class Wish:
     seed: int = 0
 
 
-def gate(root: Path, wish: Wish, say: Say) -> Gate:
-    """Compare the working tree at `root` with where it left `wish.base`. Raises CannotMeasure, DataError."""
-    root = Path(git(root, "rev-parse", "--show-toplevel"))
-    commit = merge_base(root, wish.base)
-    with _tidy_on_signals(), worktree(root, commit) as tree:
-        settings = read_settings(tree)
+def gate(folder: Path, wish: Wish, say: Say) -> Gate:
+    """Compare the working tree around `folder` with where it left `wish.base`. Raises CannotMeasure, DataError."""
+    top = top_level(folder)
+    root = project(folder.resolve(), top)
+    commit = merge_base(top, wish.base)
+    if commit == git(top, "rev-parse", "HEAD") and not changed(top):
+        raise CannotMeasure(
+            f"{wish.base} holds HEAD already and nothing is uncommitted, so there is nothing to compare; name an "
+            "earlier revision (--base HEAD^), or measure the gate itself (--self-test)"
+        )
+    with tidy_on_signals(), worktree(top, commit) as checkout:
+        tree = checkout / root.relative_to(top)
+        described, now = describe(top, commit), describe(top)
+        try:
+            settings = read_settings(tree)
+            accepted = read_accepted(tree / settings.baselines)
+        except DataError as error:
+            raise DataError(f"in the base ({described}): {str(error).replace(f'{checkout}/', '')}") from error
+        read_accepted(
+            root / read_settings(root).baselines
+        )  # what this change would make of them must be readable
         _same_environment(root, tree, wish)
         args = wish.pytest_args or settings.tests
-        base = Side("base", tree, args, settings.paths, wish.base_python or sys.executable)
-        candidate = Side("candidate", root, args, settings.paths)
-        described, now = git(root, "log", "-1", "--format=%h %s", commit), describe(root)
+        python = wish.base_python or sys.executable
+        base = Side("base", tree, args, settings.paths, python, avoid=root)
+        candidate = Side("candidate", root, args, settings.paths, avoid=tree)
         say(f"base {described}; candidate {now}")
-        found = compare(base, candidate, settings, wish, say)
-        return msgspec.structs.replace(found, base=described, candidate=now)
+        found = compare(base, candidate, settings, wish, say, accepted=accepted)
+        prefix = root.relative_to(top)
+        rows = tuple(_placed(row, prefix) for row in found.rows)
+        return msgspec.structs.replace(found, base=described, candidate=now, rows=rows)
 
 
 def compare(
@@ -64,6 +83,7 @@ def compare(
     wish: Wish,
     say: Say,
     *,
+    accepted: tuple[Accepted, ...] = (),
     inject_ns: dict[str, float] | None = None,
 ) -> Gate:
     """Start both sides and decide every case that both have. `inject_ns`: extra time of the candidate by case."""
@@ -72,50 +92,77 @@ def compare(
         budget = dataclasses.replace(budget, total_s=60 * wish.minutes)
     try:
         for side in (base, candidate):
-            side.start(limit_s=300.0)
-        assert base.facts is not None and candidate.facts is not None
-        device = candidate.facts.device
-        noise = stored_noise(base.root / settings.baselines, device)
-        both = [case for case in candidate.places if case in base.places]
-        chosen = [case for case in both if not wish.cases or case in wish.cases]
-        if unknown := [case for case in wish.cases if case not in both]:
-            raise CannotMeasure(
-                f"--case {unknown[0]!r} is not a case of both sides; list them: python -m qbench cases"
-            )
-        if not chosen:
-            raise CannotMeasure("base and candidate have no case in common; were all tests renamed?")
-        policy = settings.policy(device.kind)
-        tracks = [Track(case, *noise.get(case, (0.0, 0.0))) for case in chosen]
-        say(f"{len(tracks)} cases on {device.name}; stored noise of {sum(t.df > 0 for t in tracks)}")
+            side.launch()
+        for side in (base, candidate):
+            side.start()
+        kept = _kept(base, candidate, settings)
+        chosen = _chosen(base, candidate, wish)
+        policy = settings.policy(kept.device.kind)
+        tracks = [Track(case, *kept.base.noise(case)) for case in chosen]
+        say(f"{len(tracks)} cases on {kept.device.name}; stored noise of {sum(t.df > 0 for t in tracks)}")
         tally = run_rounds(base, candidate, tracks, policy, budget, say, seed=wish.seed, inject_ns=inject_ns)
     finally:
         base.close()
         candidate.close()
-    accepted = read_accepted(base.root / settings.baselines)
-    rows = [words.make_row(track, candidate.places[track.case], device, policy, accepted)
+    assert base.facts is not None and candidate.facts is not None
+    rows = [judged_by_stored(make_row(track, candidate.places[track.case], kept.device, policy, accepted), kept)
             for track in tally.tracks]  # fmt: skip
-    return _gate(rows + _one_sided(base, candidate, wish), tally, candidate, policy, wish)
+    _something_measured(rows)
+    said = notes(chosen, base.facts, candidate.facts, kept)
+    if not wish.cases:
+        rows += one_sided(base.places, candidate.places, kept)
+        said += stale({*base.places, *candidate.places}, kept)
+    made = _gate(rows, tally, candidate, policy, wish)
+    return msgspec.structs.replace(made, notes=(*said, *words.card_notes(rows, tally.shift)))
 
 
-def _one_sided(base: Side, candidate: Side, wish: Wish) -> list[Row]:
-    """Cases that only one side has. A case that is gone may be renamed, which loses nothing but must be said."""
-    if wish.cases:
-        return []
-    gone = [
-        Row(case, GateVerdict.UNMEASURED, "is not in the candidate: removed or renamed; look whether that is meant",
-            place=place)
-        for case, place in base.places.items() if case not in candidate.places
-    ]  # fmt: skip
-    new = [
-        Row(case, GateVerdict.NEW, "is not in the base; nothing to compare with", place=place)
-        for case, place in candidate.places.items() if case not in base.places
-    ]  # fmt: skip
-    return gone + new
+def _kept(base: Side, candidate: Side, settings: Settings) -> Kept:
+    assert base.facts is not None and candidate.facts is not None
+    device = candidate.facts.device
+    if base.facts.device != device:
+        raise CannotMeasure(f"the base ran on {base.facts.device.key}, the candidate on {device.key}")
+    try:
+        stored = read_stored(base.root / settings.baselines, device)
+    except DataError as error:
+        raise DataError(f"in the base: {str(error).replace(f'{base.root}/', '')}") from error
+    now = read_stored(candidate.root / settings.baselines, device)
+    return Kept(stored, frozenset(now.logs), device, settings.baselines)
+
+
+def _chosen(base: Side, candidate: Side, wish: Wish) -> list[str]:
+    """The cases to compare. Raises CannotMeasure when there are none."""
+    both = [case for case in candidate.places if case in base.places]
+    if unknown := [case for case in wish.cases if case not in both]:
+        raise CannotMeasure(
+            f"--case {unknown[0]!r} is not a case of both sides; list them: python -m qbench cases"
+        )
+    if not both:
+        raise CannotMeasure("base and candidate have no case in common; were all of them renamed?")
+    return [case for case in both if not wish.cases or case in wish.cases]
+
+
+def _something_measured(rows: list[Row]) -> None:
+    """A gate that timed nothing must not pass. Raises CannotMeasure."""
+    if any(row.ratio is not None or row.verdict in FAILING for row in rows):
+        return
+    first = words.in_order(tuple(rows))[0]
+    raise CannotMeasure(
+        f"none of {len(rows)} cases was timed on both sides; {first.case} is {first.verdict}: {first.reason}"
+    )
+
+
+def _placed(row: Row, prefix: Path) -> Row:
+    """Files as seen from the repository's root, which annotations count from."""
+    if row.place is None:
+        return row
+    place = msgspec.structs.replace(row.place, file=(prefix / row.place.file).as_posix())
+    return msgspec.structs.replace(row, place=place)
 
 
 def _gate(rows: list[Row], tally: Tally, candidate: Side, policy: GatePolicy, wish: Wish) -> Gate:
     assert candidate.facts is not None
     again = ["python", "-m", "qbench", "gate", "--base", wish.base]
+    again += ["--base-python", wish.base_python] if wish.base_python else []
     return Gate(
         schema=1,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,14 +186,14 @@ def write(found: Gate, folder: Path | None) -> list[Path]:
     if folder is not None:
         for name, data in (
             ("gate.json", msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"),
-            ("gate.md", words.markdown(found).encode()),
-            ("gate.xml", words.junit(found)),
+            ("gate.md", publish.markdown(found).encode()),
+            ("gate.xml", publish.junit(found)),
         ):
             write_atomic(folder / name, data)
             written.append(folder / name)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(summary, "a", encoding="utf-8") as file:
-            file.write(words.markdown(found))
+            file.write(publish.markdown(found))
     return written
 
 
@@ -163,13 +210,19 @@ def _same_environment(root: Path, tree: Path, wish: Wish) -> None:
 
 
 @contextlib.contextmanager
-def _tidy_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the gate as an exception does, so that workers and worktree go with it."""
+def tidy_on_signals() -> Iterator[None]:
+    """SIGTERM, SIGHUP and SIGINT end this as an exception does, so that workers and worktree go with it. Once: a
+    second signal does not end the tidying.
+    """
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
     def end(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        os.write(2, f"qbench: ended by {signal.Signals(number).name}, no verdict\n".encode())
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import signal
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from qbench.baseline import Mode, Store
+from qbench.gate.protocol import Outcome
 from qbench.gate.run import Say
 from qbench.gate.side import CannotMeasure, Side
-from qbench.gate.worker import Outcome
-from qbench.result import SCHEMA, Result, Run
+from qbench.result import SCHEMA, Result, Run, Status
+
+_STATUS: dict[str, Status] = {"ok": "ok", "unsupported": "unsupported", "wrong": "wrong"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How many cases got a run, and in words why others did not."""
+
+    cases: int
+    problems: tuple[str, ...]
 
 
 def record(
@@ -25,18 +38,19 @@ def record(
     replace: bool = False,
     case_s: float = 120.0,
     paths: Sequence[str] = (".", "kernels", "src"),
-) -> int:
-    """Append `runs` runs of every case to the baselines of this device; the number of cases stored.
+) -> Recorded:
+    """Append `runs` runs of every case to the baselines of this device.
 
-    replace: the first run replaces what is stored. A case that is wrong or raises in any process stops the recording of
-    its op from there on, as it does in a pytest session. Raises CannotMeasure when nothing can be measured.
+    replace: the first run replaces what is stored of its cases. As in a pytest session, a case that raises
+    keeps its op from being stored, from that run on, and a wrong result ends the recording: its whole run is dropped.
+    A run is stored when it is complete; one that is interrupted leaves none. Raises CannotMeasure when no case can be
+    timed.
     """
     side = Side("tree", root, pytest_args, paths)
-    side.start(limit_s=300.0)
+    side.start()
     try:
-        facts = side.facts
-        assert facts is not None
-        store = Store(folder, facts.device)
+        assert side.facts is not None
+        facts, store = side.facts, Store(folder, side.facts.device)
         stored: set[str] = set()
         bad: dict[str, str] = {}
         for number in range(runs):
@@ -44,26 +58,36 @@ def record(
             if not order:
                 break
             random.Random(number).shuffle(order)
-            found = side.measure(order, case_s, {})
-            for outcome in found.values():
-                if outcome.status in ("wrong", "error"):
-                    bad[_op(outcome.case)] = f"{outcome.case} is {outcome.status}: {outcome.reason}"
+            results = [_result(each) for each in side.measure(order, case_s, {}).values()]
+            for each in results:
+                if each.status in ("wrong", "error"):
+                    bad.setdefault(each.op, f"{each.op}: {each.case} is {each.status}: {each.reason}")
             at = datetime.now(UTC).isoformat(timespec="seconds")
-            results = tuple(
-                _result(each) for each in found.values() if each.times and _op(each.case) not in bad
-            )
+            run = Run(SCHEMA, at, facts.device, facts.versions, tuple(results))
             mode: Mode = "replace" if replace and number == 0 else "append"
-            run = Run(SCHEMA, at, facts.device, facts.versions, results)
-            changes = store.update(run, uuid.uuid4().hex[:12], mode)
+            with _unbroken():
+                changes = store.update(run, uuid.uuid4().hex[:12], mode)
             stored |= {change.case for change in changes}
-            say(f"process {number + 1} of {runs}: {len(results)} cases timed")
-        for words in bad.values():
-            say(f"not stored: {words}")
+            timed = sum(each.times is not None for each in results)
+            say(f"process {number + 1} of {runs}: {timed} of {len(results)} cases timed")
+            if any(each.status == "wrong" for each in results):
+                break
         if not stored:
-            raise CannotMeasure("no case could be timed; see above")
-        return len(stored)
+            raise CannotMeasure("; ".join(bad.values()) or f"no case could be timed: {results[0].reason}")
+        return Recorded(len(stored), tuple(bad.values()))
     finally:
         side.close()
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Hold back the signals that ask to stop while files are written, so that a run is in all of them or in none."""
+    asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _op(case: str) -> str:
@@ -73,4 +97,5 @@ def _op(case: str) -> str:
 def _result(outcome: Outcome) -> Result:
     """What a baseline needs of a result; axes and costs are the test's own affair."""
     op, _, rest = outcome.case.partition("/")
-    return Result(outcome.case, op, rest.partition("[")[0], {}, "ok", times=outcome.times)
+    status = _STATUS.get(outcome.status, "error")
+    return Result(outcome.case, op, rest.partition("[")[0], {}, status, outcome.reason, times=outcome.times)

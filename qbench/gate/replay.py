@@ -17,13 +17,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-from qbench.gate.rule import OPEN, SAME, SLOWER, Array, GatePolicy, decide, detectable, fit_prior
-from qbench.result import Positive, read_json
+from qbench.gate.rule import OPEN, SAME, SLOWER, Array, GatePolicy, Prior, decide, detectable, fit_prior
+from qbench.result import DataError, Positive, read_json
 
 Index = NDArray[np.int64]
 
@@ -33,7 +34,8 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     medians_ns: tuple[Positive, ...]
-    burst_sd: float  # (p80 - p20) / 1.683 / median, median over the processes: a normal's standard deviation
+    # (p80 - p20) / 1.683 / median, median over the processes: a normal's standard deviation
+    burst_sd: Annotated[float, Meta(ge=0)]
 
 
 class Noise(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +78,14 @@ class Outcome:
 def load(path: Path) -> Pool:
     """Raises DataError for a file that is broken or foreign."""
     noise = read_json(path, Noise, "restore it from version control")
+    if noise.schema != 1 or not noise.cases:
+        what = "no cases" if noise.schema == 1 else f"schema {noise.schema}, this version reads 1"
+        raise DataError(f"{path}: {what}; restore it from version control")
+    for case, machines in noise.cases.items():
+        if not machines or any(len(machine.medians_ns) < 2 for machine in machines):
+            raise DataError(
+                f"{path}: cases[{case!r}] needs two processes or more of each machine; measure it again"
+            )
     parts: list[Array] = []
     burst = []
     for machines in noise.cases.values():
@@ -108,11 +118,18 @@ def sequential(
     pairs = (
         draw(pool, pick, policy.max_pairs, rng) - draw(pool, pick, policy.max_pairs, rng) + effect[:, None]
     )
-    verdict, stated = np.full(len(pick), OPEN), np.zeros(len(pick))
-    left, cost = np.arange(len(pick)), 0.0
+    return settle(pairs, variances, df, prior, len(pick), policy)
+
+
+def settle(
+    pairs: Array, variances: Array, df: Array, prior: Prior, cases: int, policy: GatePolicy
+) -> tuple[Outcome, Array]:
+    """The gate's rounds on pairs [c, max_pairs] that are already there; a suite has `cases` of them."""
+    verdict, stated = np.full(len(pairs), OPEN), np.zeros(len(pairs))
+    left, cost = np.arange(len(pairs)), 0.0
     for count in range(1, policy.max_pairs + 1):
-        state = decide(pairs[left, :count], variances[left], df[left], prior, len(pick), policy)
-        verdict[left], cost = state.verdict, cost + 2 * len(left) / len(pick)
+        state = decide(pairs[left, :count], variances[left], df[left], prior, cases, policy)
+        verdict[left], cost = state.verdict, cost + 2 * len(left) / len(pairs)
         stated[left] = detectable(state.sd, state.df, policy)
         left = left[state.verdict == OPEN]
         if not len(left):

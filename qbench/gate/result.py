@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from qbench.gate.worker import Place
+from qbench.gate.protocol import Place
 from qbench.result import Device
 
 
@@ -16,9 +16,10 @@ class GateVerdict(StrEnum):
     BROKEN = "broken"  # raises or is wrong on the candidate only
     SLOWER = "slower"
     ACCEPTED = "accepted"  # slower, within what a maintainer accepted
-    LOST = "lost"  # runs on the base only
+    LOST = "lost"  # runs on the base only, and nothing says that this is meant
     INCONCLUSIVE = "inconclusive"
     UNMEASURED = "unmeasured"  # fails on the base too
+    REMOVED = "removed"  # on the base only, and no run of it is stored, or not any more
     FASTER = "faster"
     NEW = "new"  # on the candidate only
     SAME = "same"
@@ -43,7 +44,9 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     sd: float | None = None  # run-to-run standard deviation of one run's log time
     detectable: float | None = None  # a slowdown of this much is found 99 times of 100
     clocks_mhz: tuple[int, int] = (0, 0)  # median SM clock after timing, base and candidate
-    throttled: tuple[int, int] = (0, 0)  # runs in which the card said so
+    throttled: tuple[int, int] = (0, 0)  # counted runs in which the card said so
+    set_aside: int = 0  # pairs not counted, for the card throttled on the slower side only
+    flaky: tuple[int, int] = (0, 0)  # failures of base and candidate that did not happen again
     logs: tuple[float, ...] = ()  # the pairs' log ratios
     place: Place | None = None
 
@@ -54,6 +57,7 @@ class Shift(Struct, frozen=True, forbid_unknown_fields=True):
     log_ratio: float
     confirmed: bool
     pairs: int = 0
+    note: str = ""  # why a shift that was seen was not looked into
 
 
 class Gate(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +74,7 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     command: str  # without the cases and pytest's arguments
     pytest_args: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what weakens the verdicts: missing noise, other versions, a throttled card
 
     @property
     def failed(self) -> bool:

@@ -11,7 +11,9 @@ where s^2 is the variance of one run, moderated (Smyth 2004) over the suite, the
 themselves. A case is SLOWER at llr >= log((1 - beta) / (alpha / cases)) (Bonferroni: alpha is the chance of any false
 alarm in a suite), not slower at llr <= log(beta). Run times have rare large deviations and some have two modes, for
 which the normal likelihood is wrong; so a pair's word is bounded (clip), bounded tighter where the case is noisy, the
-median must lie beyond half of delta, and there is a least number of pairs. The clip is asymmetric: one clear pair may
+median must lie beyond half of delta, and there is a least number of pairs, more where few runs are stored: by chance a
+few pairs lie close together, and would prove anything (normal noise of 1%, nothing stored, five pairs enough: one
+suite of 14 with a false alarm; with least_df none of 4000). The clip is asymmetric: one clear pair may
 acquit, none may convict.
 
 delta follows the noise: max(least effect, h0 + reach * s). What a case can detect is stated by `detectable`.
@@ -48,6 +50,9 @@ class GatePolicy:
     convict_noisy: float = 2.0
     noisy_sd: float = 0.004
     min_pairs: int = 5
+    least_df: float = (
+        16.0  # of stored runs and pairs together, from which on a variance is believed and may convict
+    )
     max_pairs: int = 64
     shift: float = 0.007  # of the whole suite: from here on it is looked into
     prior_sd: float = 0.0025  # of one run, where the suite is too small to tell
@@ -122,7 +127,7 @@ def decide(pairs: Array, variances: Array, df: Array, prior: Prior, cases: int, 
     slower, faster = (_evidence(sign * pairs, variance, delta, bound, policy) for sign in (1, -1))
     not_slower, not_faster = (_evidence(sign * pairs, steady, least, bound, policy) for sign in (1, -1))
     accuse, acquit = math.log(2 * (1 - policy.beta) * cases / policy.alpha), math.log(policy.beta)
-    sure = count >= policy.min_pairs
+    sure = (count >= policy.min_pairs) & (df + (count - 1) >= policy.least_df)
     if count == policy.max_pairs:
         slower_rank, faster_rank = _signed_ranks(pairs, policy.alpha / cases / 2)
     else:

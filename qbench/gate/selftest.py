@@ -33,7 +33,9 @@ def self_test(root: Path, wish: Wish, gates: int, say: Say) -> bool:
         return compare(base, candidate, settings, quiet, lambda words: None, inject_ns=inject_ns)
 
     unchanged = [gate(seed, {}) for seed in range(gates)]
-    alarms = sum(row.verdict in FAILING for each in unchanged for row in each.rows)
+    alarms = sum(
+        each.shift.confirmed + sum(row.verdict in FAILING for row in each.rows) for each in unchanged
+    )
     say(f"unchanged: {gates} gates of {len(unchanged[0].rows)} cases, {alarms} false alarms; "
         f"{_cost(unchanged)}")  # fmt: skip
     base_ns = {row.case: row.base_ns for row in unchanged[0].rows if row.base_ns}
@@ -50,6 +52,7 @@ def self_test(root: Path, wish: Wish, gates: int, say: Say) -> bool:
             )
             result = gate(100 + number, {case: effect * base_ns[case] for case in slowed})
             done.append(result)
+            false += result.shift.confirmed
             for row in result.rows:
                 hit = row.verdict is GateVerdict.SLOWER
                 if row.case not in slowed:
