@@ -1,4 +1,4 @@
-# make test | bench | check | mutants | sanitize | baseline | lock
+# make test | bench | check | gate | baseline | mutants | sanitize | lock
 #
 # Each target makes its own environment in .venv on first use: the exact versions of requirements.lock, and this
 # checkout, editable. To use another:
@@ -6,12 +6,13 @@
 #   make test PYTHON=python3.12     the Python that the environment is made with
 #   make test QBENCH_ENV=current    the environment you are in; nothing is installed
 # ARGS is passed on to pytest:      make bench ARGS="--models Llama-3.1-8B --batch-sizes 1 16"
-# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=5 (fresh processes), make check (all that CI runs),
-#   make mutants (the catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
+# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=10, make gate BASE=origin/main, make check (all that CI
+#   runs), make mutants (the catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
 
 PYTHON ?= python3
 VENV ?= .venv
-RUNS ?= 5
+RUNS ?= 10
+BASE ?= origin/main
 ARGS ?=
 REPORT ?= reports/bench
 UPDATE ?= missing
@@ -26,7 +27,7 @@ else
 $(error QBENCH_ENV=$(QBENCH_ENV): the only value is "current" (use the environment you are in); leave it unset for $(VENV))
 endif
 
-.PHONY: help test bench check mutants sanitize baseline lock clean .current-environment
+.PHONY: help test bench check gate baseline mutants sanitize lock clean .current-environment
 .NOTPARALLEL:
 
 define check-python
@@ -61,13 +62,13 @@ sanitize: $(READY)
 	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(RUN) -m tests.every_kernel --no-check || exit 1; done
 
-# Fresh processes are the replicates: the first replaces what is stored of the cases it runs, the others add to it.
+# Is the working tree slower than where it left BASE? Interleaved runs of both; exit 1: slower, 3: could not measure.
+gate: $(READY)
+	$(RUN) -m qbench gate --base $(BASE) --report reports/gate -- tests/bench $(ARGS)
+
+# RUNS fresh processes over all cases, each in an order of its own, added to what is stored; the oldest age out.
 baseline: $(READY)
-	@test "$(RUNS)" -ge 1 || { echo "RUNS=$(RUNS): give a whole number of at least 1" >&2; exit 1; }
-	mode=replace; for run in $$(seq $(RUNS)); do \
-	  echo "baseline: process $$run of $(RUNS) ($$mode)"; \
-	  $(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$$mode --qbench-report=reports/baseline-$$run $(ARGS) || exit 1; \
-	  mode=append; done
+	$(RUN) -m qbench record --runs $(RUNS) -- tests/bench $(ARGS)
 
 lock:
 	$(check-python)

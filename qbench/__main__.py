@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import sys
@@ -12,21 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qbench.case import Case, provider_info
+from qbench.case import provider_info
 from qbench.compare import CannotCombine, compare, merge
+from qbench.gate.cli import add_commands, share
 from qbench.result import DataError, read_run
 
 if TYPE_CHECKING:
-    import pytest
-
     from qbench.report.write import Written
 
 EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
 _EPILOG = """exit codes:
   0  done; `compare` without --fail-over ends so whatever the ratios are
-  1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B
+  1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B;
+     `gate`: a case is slower, or broken or lost on the candidate
   2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
      with --fail-over: different devices); nothing collected
+  3  `gate`, `record`: could not measure; no verdict
 """
 
 
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     collects = words[:1] in (["cases"], ["providers"]) and not {"-h", "--help"} & set(words[1:])
     args = parser.parse_args(words[:1] if collects else words)
     try:
+        if hasattr(args, "run"):
+            return int(args.run(args))
         if args.command == "devices":
             return devices(args.baselines)
         if args.command == "compare":
@@ -75,9 +77,12 @@ def devices(root: Path) -> int:
 
 def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
     """Collect through pytest and print the case ids, or each op/provider with its number of cases."""
-    cases = collect(pytest_args)
-    if cases is None:
+    from qbench.collect import collect
+
+    found = collect(pytest_args)
+    if found is None:
         return EXIT_UNUSABLE
+    cases = [each.case for each in found]
     if not providers:
         for case in cases:
             print(case.id)
@@ -87,35 +92,6 @@ def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
     for (op, name), count in counts.items():
         print(f"{op}/{name}  {count} case{'s' * (count != 1)}{'  needs CUDA' if needs[op, name] else ''}")
     return EXIT_OK
-
-
-def collect(pytest_args: Sequence[str]) -> list[Case] | None:
-    """The cases that pytest would run with these arguments; None, with pytest's words, when there are none."""
-    import pytest
-
-    collector = _Collector()
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        code = pytest.main(["--collect-only", "-q", *pytest_args], plugins=[collector])
-    if code == pytest.ExitCode.OK and collector.cases:
-        return list({case.id: case for case in collector.cases}.values())
-    if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        print(said.getvalue(), file=sys.stderr)
-    print(f"qbench: no cases collected with: pytest {' '.join(pytest_args)}", file=sys.stderr)
-    return None
-
-
-class _Collector:
-    """A pytest plugin that keeps the case of every selected item."""
-
-    def __init__(self) -> None:
-        self.cases: list[Case] = []
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        for item in session.items:
-            case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
-            if isinstance(case, Case):
-                self.cases.append(case)
 
 
 def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
@@ -187,17 +163,6 @@ def _stored(folder: Path) -> str:
     return ", ".join(said) or f"none in {folder}"
 
 
-def _share(text: str) -> float:
-    """`5%` or `0.05`."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share; write 5% or 0.05")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m qbench",
@@ -228,9 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compare", "ratios of two results.json, B over A")
     command.add_argument("a", type=Path, metavar="A.json")
     command.add_argument("b", type=Path, metavar="B.json")
-    command.add_argument(
-        "--fail-over", type=_share, metavar="5%", help="exit 1 when a case is slower by more"
-    )
+    command.add_argument("--fail-over", type=share, metavar="5%", help="exit 1 when a case is slower by more")
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
     command.add_argument(
@@ -242,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("report", "write results.csv, report.md and plots from a results.json")
     command.add_argument("results", type=Path, metavar="results.json")
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_commands(add)
     return parser
 
 

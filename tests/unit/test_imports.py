@@ -48,6 +48,7 @@ def test_the_import_rules_hold() -> None:
         ("qbench/stats.py", "import qkernels", "qbench knows nothing of quantization BROKEN"),
         ("qbench/stats.py", "import qbench.baseline", "layers of qbench BROKEN"),
         ("qbench/new.py", "", "layers of qbench BROKEN"),
+        ("qbench/gate/rule.py", "import qbench.gate.run", "layers of qbench.gate BROKEN"),
         ("kernels/qkernels/format.py", "import qkernels.quantize", "layers of qkernels BROKEN"),
         ("kernels/qkernels/format.py", "import qbench.stats", "gives BROKEN"),
     ],
@@ -90,3 +91,20 @@ def test_loading_the_plugin_imports_nothing_heavy(arguments: tuple[str, ...], tm
     seen = modules_of_pytest(tmp_path, *arguments, "-p", "no:hypothesispytest")
     assert seen["qbench"], "the plugin was not loaded, so this test would show nothing"
     assert not set(HEAVY) & set(seen["modules"])  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "words", [["gate", "--help"], ["history", "nowhere"], ["accept", "--help"]], ids=" ".join
+)
+def test_commands_that_measure_nothing_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    program = (
+        "import json, sys\nfrom qbench.__main__ import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert "qbench.gate.cli" in seen
+    assert not {*HEAVY, "numpy"} & set(seen)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from qbench.__main__ import collect
+from qbench.collect import collect
 
 
 def ids(*options):
     cases = collect(["tests/bench", *options])
-    return [] if cases is None else [case.id for case in cases]
+    return [] if cases is None else [each.case.id for each in cases]
 
 
 @pytest.fixture(autouse=True)
