@@ -40,7 +40,7 @@ help:
 	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable -n auto --maxprocesses 8 $(ARGS)
 
 bench: $(READY)
 	$(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)
@@ -50,7 +50,7 @@ check: $(READY)
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(RUN) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable -n auto --maxprocesses 8 $(ARGS)
 
 mutants: $(READY)
 	$(RUN) -m tests.mutants $(ARGS)

@@ -23,7 +23,7 @@ EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
 _EPILOG = """exit codes:
   0  done; `compare` without --fail-over ends so whatever the ratios are
   1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B;
-     `gate`: a case is slower, or broken or lost on the candidate
+     `gate`: a case is slower, or broken or lost on the candidate; `record`: a case was not stored
   2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
      with --fail-over: different devices); nothing collected
   3  `gate`, `record`: could not measure; no verdict

@@ -81,13 +81,20 @@ def record(
 
 @contextlib.contextmanager
 def _unbroken() -> Iterator[None]:
-    """Hold back the signals that ask to stop while files are written, so that a run is in all of them or in none."""
-    asked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    """Hold back the signals that ask to stop while files are written, so that a run is in all of them or in none.
+
+    By handlers and not by a mask: a mask is one thread's, and another thread would take the signal.
+    """
+    arrived: list[int] = []
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda found, frame: arrived.append(found)) for number in asked}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(arrived):
+            signal.raise_signal(number)
 
 
 def _op(case: str) -> str:
