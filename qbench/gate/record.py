@@ -93,8 +93,8 @@ def _unbroken() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in dict.fromkeys(arrived):
-            signal.raise_signal(number)
+        for late in dict.fromkeys(arrived):
+            signal.raise_signal(late)
 
 
 def _op(case: str) -> str:
