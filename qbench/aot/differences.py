@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from qbench.aot.expect import Finding, Weight, count, spill_words
 from qbench.aot.metrics import Metrics
-from qbench.aot.opcodes import GROUPS, PRODUCT_RANK, family_counts
+from qbench.aot.opcodes import GROUPS, PRODUCT_RANK, family_counts, operand_bits
 
 MORE = 1.02  # accesses and bytes: as good as exact, but for a tile whose edge is cut differently
 MANY = 1.25  # instructions; hard from here on
@@ -58,7 +58,7 @@ def _products(now: Metrics, base: Metrics) -> Iterator[Finding]:
         yield Finding(Weight.WORSE, "mma", f"left block-scaled MMA: {was} became {remains}")
     else:
         after, before = (max(map(_rank, m.mma), default=_NO_PRODUCT) for m in (now, base))
-        same_form_of_narrower = after == before and _operand_bits(now.mma) < _operand_bits(base.mma)
+        same_form_of_narrower = after == before and operand_bits(now.mma) < operand_bits(base.mma)
         better = after < before or same_form_of_narrower
         yield Finding(Weight.BETTER if better else Weight.WORSE, "mma", f"{was} became {remains}")
 
@@ -70,26 +70,6 @@ def _rank(kind: str) -> int:
     """Lower is a faster way to issue a product."""
     return next(
         (place for place, prefix in enumerate(PRODUCT_RANK) if kind.startswith(prefix)), len(PRODUCT_RANK)
-    )
-
-
-def _operand_bits(kinds: Mapping[str, int]) -> int:
-    """Bits of the widest operand among the kinds: what decides a tensor core's rate."""
-    widths = {
-        "f32": 32,
-        "tf32": 32,
-        "f64": 64,
-        "f16": 16,
-        "bf16": 16,
-        "e4m3": 8,
-        "e5m2": 8,
-        "f8": 8,
-        "int8": 8,
-        "s8": 8,
-    }
-    return max(
-        (bits for kind in kinds for name, bits in widths.items() if name in kind.split(" ")[0].split(".")),
-        default=0,
     )
 
 

@@ -17,7 +17,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "special functions": ("MUFU",),
     "integer and bit operations": (
         "IADD", "IADD3", "IADD32I", "IMAD", "IMNMX", "VIMNMX", "VIMNMX3", "VIADD", "VIADDMNMX", "ISETP", "LEA", "LOP3",
-        "PRMT", "SEL", "SHF", "SHL", "SHR", "LOP32I", "PLOP3", "POPC", "FLO", "BREV", "IABS", "SGXT", "BMSK", "IDP", "IDP4A",
+        "PRMT", "SEL", "SHF", "SHL", "SHR", "LOP32I", "PLOP3", "POPC", "FLO", "BREV", "IABS", "SGXT", "BMSK", "IDP",
+        "IDP4A",
     ),
     "moves": ("MOV", "MOV32I", "CS2R", "S2R", "S2UR", "R2UR", "P2R", "R2P", "MOVM", "UMOV"),
     "uniform operations": (
@@ -52,3 +53,13 @@ def family_counts(histogram: Mapping[str, int]) -> dict[str, int]:
         group = _GROUP_OF.get(opcode.split(".")[0], "other")
         counts[group] = counts.get(group, 0) + number
     return counts
+
+
+_BITS = {"f64": 64, "tf32": 32, "f16": 16, "bf16": 16, "f8f6f4": 8, "mxf8f6f4": 8, "e4m3": 8, "e5m2": 8, "f8": 8,
+         "i8": 8, "s8": 8, "u8": 8, "int8": 8, "mxf4nvf4": 4, "mxf4": 4, "i4": 4, "e2m1": 4}  # fmt: skip
+
+
+def operand_bits(kinds: Mapping[str, int]) -> int:
+    """Bits of the widest operand among kinds of product, which decides a tensor core's rate; 0 where none says."""
+    parts = [part for kind in kinds for part in kind.split(" ")[0].split(".")]
+    return max((_BITS[part] for part in parts if part in _BITS), default=0)
