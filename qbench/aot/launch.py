@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -31,6 +31,18 @@ class Argument:
 
 
 @dataclass(frozen=True)
+class Compilation:
+    """Triton's own objects for one specialization, as its front end hands them to the compiler."""
+
+    ast_source: Any  # the class ASTSource, or Gluon's
+    fn: Any
+    signature: Mapping[str, Any]
+    constexprs: Mapping[tuple[int, ...], Any]
+    attrs: Mapping[tuple[int, ...], Any]
+    options: Any
+
+
+@dataclass(frozen=True)
 class Launch:
     """What a launcher asked for.
 
@@ -50,7 +62,7 @@ class Launch:
     options: Mapping[str, Any]
     grid: tuple[int, int, int]
     source: str = field(repr=False, compare=False)
-    compilation: Any = field(repr=False, compare=False)  # Triton's own objects, for build
+    compilation: Compilation = field(repr=False, compare=False)
 
     @property
     def programs(self) -> int:
@@ -73,6 +85,30 @@ class Launch:
     def __str__(self) -> str:
         options = f"num_warps={self.warps}, num_stages={self.options.get('num_stages')}"
         return f"{self.id}({', '.join(map(str, self.arguments))}; {options}) for {self.target.name}"
+
+
+def specialized(compilation: Compilation, values: tuple[Any, ...]) -> tuple[Argument, ...]:
+    """The arguments of a launch with these values, one for each parameter; parts of a tuple one by one."""
+    return tuple(
+        argument
+        for place, (name, kind) in enumerate(compilation.signature.items())
+        for argument in _argument(compilation, (place,), name, kind, values[place])
+    )
+
+
+def _argument(
+    compilation: Compilation, path: tuple[int, ...], name: str, kind: Any, value: Any
+) -> Iterator[Argument]:
+    if isinstance(kind, tuple):
+        for place, part in enumerate(kind):
+            yield from _argument(compilation, (*path, place), f"{name}[{place}]", part, value[place])
+        return
+    if kind == "constexpr":
+        value = compilation.constexprs.get(path, value)
+        yield Argument(name, kind, value=getattr(value, "value", value))
+        return
+    divisible = any(attribute == "tt.divisibility" for attribute, _ in compilation.attrs.get(path, ()))
+    yield Argument(name, str(kind), divisible, int(value) if isinstance(value, int) else None)
 
 
 def _text(value: Any) -> str:
