@@ -1,12 +1,14 @@
 """qbench: check and time every provider of a quantized operation, and judge it against stored baselines.
 
-The names below are the public interface. Nothing here imports torch until a case runs.
+The names below are the public interface. Nothing here imports torch until a case runs or a kernel is compiled.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.aot.cases import CompileCase, compile_cases, parametrize_compiled
+from qbench.aot.expect import Expectation
 from qbench.case import (
     Case,
     Cost,
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Case",
+    "CompileCase",
     "Cost",
+    "Expectation",
     "GemmBound",
     "Mismatch",
     "Op",
@@ -35,9 +39,11 @@ __all__ = [
     "Workload",
     "WrongResult",
     "cases",
+    "compile_cases",
     "exact",
     "gemm_error",
     "parametrize",
+    "parametrize_compiled",
     "poisoned_allocations",
     "provider",
     "provider_info",

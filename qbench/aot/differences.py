@@ -74,13 +74,19 @@ def _rank(kind: str) -> int:
 
 
 def _arguments(now: Metrics, base: Metrics) -> Iterator[Finding]:
-    lost = [name for name in base.divisible if name not in now.divisible]
+    lost = _lost(now, base)
     if (
         lost
         and not _narrowed(now.global_loads, base.global_loads)
         and not _narrowed(now.global_stores, base.global_stores)
     ):
         yield Finding(Weight.CHANGED, "arguments", f"{_lost_arguments(lost)}, to no visible effect")
+
+
+def _lost(now: Metrics, base: Metrics) -> list[str]:
+    """Arguments that are no longer divisible. A renamed one is not lost: another has come in its place."""
+    gone = [name for name in base.divisible if name not in now.divisible]
+    return gone if len(now.divisible) < len(base.divisible) else []
 
 
 def _lost_arguments(names: list[str]) -> str:
@@ -90,7 +96,7 @@ def _lost_arguments(names: list[str]) -> str:
 
 def _accesses(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
     """Global loads and stores: width first, then number."""
-    lost = [name for name in base.divisible if name not in now.divisible]
+    lost = _lost(now, base)
     for word, after, before in (
         ("loads", now.global_loads, base.global_loads),
         ("stores", now.global_stores, base.global_stores),

@@ -137,6 +137,7 @@ def test_soft_limits_are_shown_and_fail_nothing(change: str) -> None:
         {"shared_bytes": 17000},
         {"shared_loads": {128: 4, 8: 1}},
         {"histogram": {**BASE.histogram, "F2FP": 14}},
+        {"divisible": ("x_ptr", "columns")},  # an argument was renamed
     ],
 )
 def test_small_changes_are_the_same(change: dict[str, Any]) -> None:
