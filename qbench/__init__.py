@@ -24,6 +24,7 @@ from qbench.case import (
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
 
 if TYPE_CHECKING:
+    from qbench.aot.compiled import compiled
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "WrongResult",
     "cases",
     "compile_cases",
+    "compiled",
     "exact",
     "gemm_error",
     "parametrize",
@@ -52,7 +54,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`poisoned_allocations` lives beside torch, so it is imported when it is first asked for."""
+    """These two live beside torch and Triton, so they are imported when they are first asked for."""
+    if name == "compiled":
+        from qbench.aot.compiled import compiled
+
+        return compiled
     if name == "poisoned_allocations":
         from qbench.tensors import poisoned_allocations
 

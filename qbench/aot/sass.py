@@ -131,7 +131,8 @@ def width(opcode: str) -> int:
 def product(opcode: str, operands: str, kinds: Sequence[str] = ()) -> str:
     """What a matrix instruction multiplies and where its first operand lies; "" for other instructions.
 
-    Kinds: wgmma.bf16, mma.sync.bf16, mma.sync.s8, mma.sync.mxf4nvf4.block_scale, tcgen05.mxf4.block_scale, ...
+    Kinds: wgmma.bf16, mma.sync.bf16, mma.sync.s8, mma.sync.mxf4nvf4.block_scale, tcgen05.f16,
+    tcgen05.block_scale.mxf4nvf4, ...
     """
     family, *modifiers = opcode.split(".")
     if family in ("HGMMA", "QGMMA", "IGMMA", "BGMMA"):
@@ -169,9 +170,8 @@ def _tensor_kind(letter: str, operands: str, kinds: Sequence[str]) -> str:
     scaled = "tmem[" in operands.partition("idesc")[2]
     families = {"H": ("f16", "tf32"), "Q": ("f8f6f4", "mxf8f6f4"), "O": ("mxf4", "mxf4nvf4"), "I": ("i8",)}[letter]
     fitting = [kind for kind in kinds if kind.partition(".")[0] in families and ("block_scale" in kind) == scaled]
-    if len(fitting) == 1:
-        return fitting[0]
-    return ("|".join(families) if letter != "Q" else families[scaled]) + (".block_scale" if scaled else "")
+    kind = fitting[0].partition(".")[0] if len(fitting) == 1 else families[scaled] if letter == "Q" else "|".join(families)
+    return f"block_scale.{kind}" if scaled else kind
 
 
 def tensor_kinds(ptx: str) -> tuple[str, ...]:
