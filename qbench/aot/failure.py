@@ -14,7 +14,6 @@ _SAID = (  # in order of how much they tell
     re.compile(r"((?:std::bad_alloc|out of memory).*)"),
     re.compile(r"error: (.+)"),
     re.compile(r"(Internal Triton .+)"),
-    re.compile(r"(PassManager::run failed.*)"),
 )
 
 
@@ -25,32 +24,33 @@ def describe(error: BaseException) -> str:
         return f"ptxas: {_ptxas(text)}"
     if kind == "MemoryError":
         return "out of memory"
+    chain = [error]  # Triton wraps one error into the next for each function called
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    placed = [each for each in chain if _line(each)]
+    if not placed:
+        return one_line(f"{kind}: {text}" if text else kind)
+    last = chain[-1]
+    said = getattr(last, "error_message", None) or (f"{type(last).__name__}: {last}" if last is not placed[-1] else "")
+    if not said:  # without a cause or words of its own, what it says ends with its message
+        said = text.splitlines()[-1] if text else kind
+    return one_line(f"{type(placed[-1]).__name__} in `{_line(placed[-1])}`: {said}")
+
+
+def _line(error: BaseException) -> str:
+    """The line of the kernel that an error of Triton's front end is about, or ""."""
     node, source = getattr(error, "node", None), getattr(error, "src", None)
-    if hasattr(error, "error_message") or source is not None:
-        inner = root(error)
-        said = getattr(inner, "error_message", None) or (str(inner) if inner is not error else text)
-        place = ""
-        if source and node is not None and 0 < getattr(node, "lineno", 0) <= len(source.splitlines()):
-            place = f" in `{source.splitlines()[node.lineno - 1].strip()}`"
-        name = "" if inner is error or hasattr(inner, "error_message") else f"{type(inner).__name__}: "
-        return one_line(f"{kind}{place}: {name}{said}")
-    return one_line(f"{kind}: {text}" if text else kind)
-
-
-def root(error: BaseException) -> BaseException:
-    """The first cause: Triton wraps one error into the next for each call."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    number = getattr(node, "lineno", 0)
+    lines = source.splitlines() if isinstance(source, str) else []
+    return lines[number - 1].strip() if 0 < number <= len(lines) else ""
 
 
 def reason(outcome: Outcome) -> str:
     """One line for a task that gave no value."""
-    if outcome.raised:
-        vague = re.match(r"(RuntimeError|\w*Error): (PassManager::run failed)?", outcome.raised)
-        said = _said(outcome.printed) if vague and vague[2] else ""
-        return f"{outcome.raised}: {said}" if said and said not in outcome.raised else outcome.raised
     said = _said(outcome.printed)
+    if outcome.raised:
+        vague = "PassManager::run failed" in outcome.raised  # what failed was only printed
+        return f"{outcome.raised}: {said}" if vague and said else outcome.raised
     if not said and "SIGKILL" in outcome.status:
         said = "killed from outside, most likely for want of memory"
     return f"the compiler {outcome.status}" + (f": {said}" if said else "")
@@ -70,8 +70,6 @@ def _said(printed: str) -> str:
 
 
 def _ptxas(text: str) -> str:
-    lines = [line for line in text.splitlines() if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)]
-    told = [line for line in lines if "ptxas" not in line.partition(",")[0] or "line" in line or "fatal" in line]
-    chosen = (told or lines or text.splitlines() or ["failed"])[0]
-    chosen = re.sub(r"ptxas (\S+\.ptx)?(, line \d+; )?", "", chosen)
-    return one_line(re.sub(r"^(error|fatal)\s*:\s*", "", chosen.strip()))
+    """The first error of its report, or the first line of what Triton says about it."""
+    found = re.search(r"^ptxas .*?(?:error|fatal)\s*: (.+)$", text, re.MULTILINE)
+    return one_line(found[1] if found else text.splitlines()[0] if text else "failed")

@@ -25,14 +25,18 @@ Task = Callable[[Path], Any]
 """Gets its folder; what it returns must be JSON."""
 
 _POLL_S = 0.003
-_CANNOT_OPEN = 120  # exit status of a child that could not even start
+_CANNOT_START = 120  # exit status of a child that could not even settle
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """value: what the task returned. status: "" or how it ended; printed: the end of what it wrote, for a reason.
+    """What came of a task.
 
-    raised: "KeyError: 'x'", the exception that ended it, if one did.
+    value    what it returned
+    raised   the exception that ended it, in the words of `describe`
+    status   how else it ended: "died of SIGABRT", "was not done after 300 s"
+    printed  the end of its output
     """
 
     value: Any = None
@@ -94,7 +98,7 @@ def _ended(child: _Child, timeout_s: float) -> Outcome | None:
     _kill(child.pid)  # also the tools it started, which may outlive it
     if pid == 0:
         os.waitpid(child.pid, 0)
-        return Outcome(status=f"not done after {timeout_s:g} s", printed=_printed(child.folder))
+        return Outcome(status=f"was not done after {timeout_s:g} s", printed=_printed(child.folder))
     code = os.waitstatus_to_exitcode(status)
     try:
         answer = json.loads((child.folder / "answer.json").read_bytes())
@@ -132,7 +136,7 @@ def _fork(task: Task, folder: Path, memory_bytes: int, describe: Callable[[BaseE
         pid = os.fork()
     if pid:
         return pid
-    code = _CANNOT_OPEN
+    code = _CANNOT_START
     try:
         _settle(folder, memory_bytes)
         answer: dict[str, Any] = {"value": None, "raised": ""}
@@ -148,11 +152,13 @@ def _fork(task: Task, folder: Path, memory_bytes: int, describe: Callable[[BaseE
 
 def _settle(folder: Path, memory_bytes: int) -> None:
     """In the child: a group of its own, output and temporary files into the folder, no core dumps, first to die."""
+    import ctypes
     import faulthandler
     import gc
     import resource
 
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if this process is killed, so are its children
     gc.disable()  # collecting would copy the parent's pages
     faulthandler.disable()  # it would report a crash on the parent's terminal
     for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
