@@ -53,13 +53,13 @@ def recording(target: str | Target) -> Iterator[list[Launch]]:
 
 @contextmanager
 def compilable() -> Iterator[None]:
-    """While this lasts, kernels that this process interprets can be compiled."""
+    """While this lasts, kernels that this process interprets can be compiled. Cheap where it interprets none."""
+    if not triton.knobs.runtime.interpret and type(triton.language.sum) is JITFunction:
+        yield
+        return
     modules = [each for each in list(sys.modules.values()) if isinstance(each, types.ModuleType)]
     homes = [m for m in modules if any(type(value) is InterpretedFunction for value in list(vars(m).values()))]
-    if homes or triton.knobs.runtime.interpret:
-        with swap.compiled(*homes):
-            yield
-    else:
+    with swap.compiled(*homes):
         yield
 
 

@@ -18,6 +18,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 Instruction = tuple[str, str]  # opcode with its modifiers, operands
@@ -98,6 +99,7 @@ def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) ->
     )
 
 
+@cache  # a few hundred forms make up all code
 def normalise(opcode: str) -> str:
     """The key of an opcode in the histogram: "LDG.E.128.CONSTANT" -> "LDG.128", "IMAD.MOV.U32" -> "MOV"."""
     family, *modifiers = opcode.split(".")
@@ -115,6 +117,7 @@ def normalise(opcode: str) -> str:
     return family
 
 
+@cache
 def width(opcode: str) -> int:
     """Bits that one thread loads or stores: "LDG.E.U8" -> 8, "LDG.E.128" -> 128, "LDSM.16.M88.4" -> 128."""
     family, *modifiers = opcode.split(".")
@@ -134,6 +137,8 @@ def product(opcode: str, operands: str, kinds: Sequence[str] = ()) -> str:
     Kinds: wgmma.bf16, mma.sync.bf16, mma.sync.s8, mma.sync.mxf4nvf4.block_scale, tcgen05.f16,
     tcgen05.block_scale.mxf4nvf4, ...
     """
+    if "MMA" not in opcode:
+        return ""
     family, *modifiers = opcode.split(".")
     if family in ("HGMMA", "QGMMA", "IGMMA", "BGMMA"):
         source = "shared" if operands.partition(",")[2].startswith("gdesc") else "registers"
