@@ -11,6 +11,7 @@ static count × warps × programs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from qbench.aot.expect import Finding, Weight, count, spill_words
@@ -22,6 +23,7 @@ MANY = 1.25  # instructions; hard from here on
 SOME = 1.05  # instructions; soft
 REGISTERS = 8
 SPILL_SLACK = 16  # bytes a thread
+MANY_ACCESSES = 8  # to shared memory, more than before
 
 
 def differences(now: Metrics, base: Metrics) -> list[Finding]:
@@ -31,6 +33,7 @@ def differences(now: Metrics, base: Metrics) -> list[Finding]:
         *_products(now, base),
         *_arguments(now, base),
         *_accesses(now, base, share),
+        *_prefetching(now, base),
         *_traffic(now, base),
         *_spills(now, base),
         *_exchange(now, base, share),
@@ -101,11 +104,11 @@ def _accesses(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
         ("loads", now.global_loads, base.global_loads),
         ("stores", now.global_stores, base.global_stores),
     ):
-        if _narrowed(after, before):
+        if _narrowed(after, before, share):
             cause = f": {_lost_arguments(lost)}" if lost else ""
-            yield Finding(Weight.WORSE, word, f"{_became(before, after, word)}{cause}")
-        elif _narrowed(before, after):
-            yield Finding(Weight.BETTER, word, _became(before, after, word))
+            yield Finding(Weight.WORSE, word, f"{_became(before, after, word, 'narrower')}{cause}")
+        elif _narrowed(before, after, 1 / share):
+            yield Finding(Weight.BETTER, word, _became(before, after, word, "wider"))
         elif (many := _bits(after) * share) > MORE * _bits(before) and _bits(before):
             same_bytes = _read(now, word) is not None and _read(now, word) == _read(base, word)
             weight = Weight.CHANGED if same_bytes and many < MANY * _bits(before) else Weight.WORSE
@@ -118,19 +121,37 @@ def _accesses(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
             )
 
 
-def _narrowed(after: Mapping[int, int], before: Mapping[int, int]) -> bool:
-    """The widest access is narrower, or the average one by a tenth."""
+def _prefetching(now: Metrics, base: Metrics) -> Iterator[Finding]:
+    """Loads that no longer run ahead of their use, which makes a kernel shorter and slower."""
+    before, after = (sum(count(m, name) for name in ("LDGSTS", "UTMALDG", "UBLKCP")) for m in (base, now))
+    if before and not after:
+        text = f"asynchronous copies to shared memory {before} -> 0: loads are no longer pipelined"
+        yield Finding(Weight.WORSE, "pipeline", text)
+
+
+def _narrowed(after: Mapping[int, int], before: Mapping[int, int], share: float = 1.0) -> bool:
+    """The width that carries most is narrower, or a tenth of what was carried at it or above goes in smaller pieces."""
     if not before or not after:
         return False
-    average = [_bits(widths) / sum(widths.values()) for widths in (after, before)]
-    return max(after) < max(before) or (max(after) == max(before) and average[0] < 0.9 * average[1])
+    usual = _usual(before)
+    wide, was = (
+        sum(width * n for width, n in widths.items() if width >= usual) for widths in (after, before)
+    )
+    fewer = _bits(after) * share < 0.9 * _bits(before)
+    return _usual(after) < usual or (wide * share < 0.9 * was and not fewer)
 
 
-def _became(before: Mapping[int, int], after: Mapping[int, int], word: str) -> str:
-    if max(before) != max(after):
-        return f"{max(before)}-bit {word} became {max(after)}-bit ({_listed(before)} -> {_listed(after)})"
-    direction = "narrower" if _narrowed(after, before) else "wider"
-    return f"{word} became {direction} ({_listed(before)} -> {_listed(after)})"
+def _usual(widths: Mapping[int, int]) -> int:
+    """The width that most bits are carried in."""
+    return max(widths, key=lambda width: (width * widths[width], width))
+
+
+def _became(before: Mapping[int, int], after: Mapping[int, int], word: str, how: str) -> str:
+    if _usual(before) != _usual(after):
+        return (
+            f"{_usual(before)}-bit {word} became {_usual(after)}-bit ({_listed(before)} -> {_listed(after)})"
+        )
+    return f"{word} became {how} ({_listed(before)} -> {_listed(after)})"
 
 
 def _listed(widths: Mapping[int, int]) -> str:
@@ -189,16 +210,24 @@ def _spills(now: Metrics, base: Metrics) -> Iterator[Finding]:
 
 def _exchange(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
     """What threads hand to each other through shared memory: a layout conversion, a reduction, a staged operand."""
-    after, before = [_bits(m.shared_loads) + _bits(m.shared_stores) for m in (now, base)]
-    if after * share <= MORE * before:
-        if after * share * MANY < before:
-            yield Finding(Weight.BETTER, "shared accesses", _exchange_words(now, base))
+    if not (now.shared_loads or now.shared_stores or base.shared_loads or base.shared_stores):
         return
-    hard = after * share > MANY * before and (now.barriers > base.barriers or after - before >= 512)
-    cause = ": a layout conversion was added" if now.barriers > base.barriers else ""
-    yield Finding(
-        Weight.WORSE if hard else Weight.CHANGED, "shared accesses", _exchange_words(now, base) + cause
-    )
+    counts, bits = ([f(m.shared_loads) + f(m.shared_stores) for m in (now, base)] for f in (_number, _bits))
+    extra = counts[0] * share - counts[1]
+    ratios = [after * share / before if before else math.inf for after, before in (counts, bits)]
+    if ratios[1] > MORE or (ratios[0] > MORE and extra >= 2):
+        hard = max(ratios) > MANY and (now.barriers > base.barriers or extra >= MANY_ACCESSES)
+        alike = share == 1 and now.mma.keys() == base.mma.keys()
+        cause = ": a layout conversion was added" if hard and alike else ""
+        yield Finding(
+            Weight.WORSE if hard else Weight.CHANGED, "shared accesses", _exchange_words(now, base) + cause
+        )
+    elif max(ratios) * MANY < 1:
+        yield Finding(Weight.BETTER, "shared accesses", _exchange_words(now, base))
+
+
+def _number(widths: Mapping[int, int]) -> int:
+    return sum(widths.values())
 
 
 def _exchange_words(now: Metrics, base: Metrics) -> str:
@@ -218,21 +247,20 @@ def _size(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
     elif after > SOME * before:
         grown = _grown(now, base, share)
         cause = f"; most of them {', '.join(f'{name} {b} -> {a}' for name, b, a in grown)}" if grown else ""
-        detour = _detour(grown)
+        detour = _detour(grown, share)
         weight = Weight.WORSE if after > MANY * before else Weight.CHANGED
         yield Finding(weight, "instructions", f"{text}{cause}{detour}")
-    elif grown := [
-        g
-        for g in _grown(now, base, share)
-        if g[0] in _SLOW and g[2] * share >= MANY * g[1] and g[2] - g[1] >= 8
-    ]:
+    elif grown := [row for row in _grown(now, base, share) if row[0] in _SLOW and _doubled(row, share)]:
         # As many instructions, but slower ones in place of others.
         words = ", ".join(f"{name} {b} -> {a}" for name, b, a in grown)
-        yield Finding(
-            Weight.CHANGED,
-            "instructions",
-            f"about as many instructions, of another kind: {words}{_detour(grown)}",
-        )
+        detour = _detour(grown, share)
+        text = f"about as many instructions, of another kind: {words}{detour}"
+        yield Finding(Weight.WORSE if detour else Weight.CHANGED, "instructions", text)
+
+
+def _doubled(row: tuple[str, int, int], share: float) -> bool:
+    _name, before, after = row
+    return after * share >= 2 * before and after * share - before >= 16
 
 
 _SLOW = ("conversions", "64-bit arithmetic", "special functions", "calls", "shuffles", "fp32 arithmetic")
@@ -248,8 +276,8 @@ def _grown(now: Metrics, base: Metrics, share: float) -> list[tuple[str, int, in
     return [row for row in risen[:3] if row[2] * share - row[1] >= 0.1 * total]
 
 
-def _detour(grown: list[tuple[str, int, int]]) -> str:
-    rose = {name for name, _b, _a in grown}
+def _detour(grown: list[tuple[str, int, int]], share: float) -> str:
+    rose = {row[0] for row in grown if _doubled(row, share)}
     if "64-bit arithmetic" in rose:
         return ": fp64 arithmetic crept in"
     if {"conversions", "fp32 arithmetic"} <= rose:

@@ -140,12 +140,11 @@ def _instead(metrics: Metrics, name: str) -> str:
     """What stands in a missing instruction's place: its kin, or the products there are."""
     family = name.split(".")[0].split(" ")[0]
     kin = sorted(kind for kind in {**metrics.histogram, **metrics.mma} if stands_for(family, kind))
-    there = kin or sorted(metrics.mma)
-    return (
-        f"there is {', '.join(there)}"
-        if there
-        else "there is nothing of the kind, and no tensor-core product"
-    )
+    product = family in ("wgmma", "tcgen05") or name.startswith("mma.sync")
+    there = kin or (sorted(metrics.mma) if product else [])
+    if there:
+        return f"there is {', '.join(there)}"
+    return "there is no tensor-core product at all" if product else "there is nothing of the kind"
 
 
 def _widths(metrics: Metrics, expectation: Expectation, target: str) -> list[Finding]:

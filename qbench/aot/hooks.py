@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SESSION: pytest.StashKey[CompileSession] = pytest.StashKey()
 _LINES = pytest.StashKey[list[str]]()
-_FIXTURE = "qbench_compile"
+_FIXTURE = _MARKER = "qbench_compile"
 
 
 class CompileRegression(AssertionError):
@@ -44,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", f"{_MARKER}: compiles kernels in ways of its own; runs with --qbench-compile alone"
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --qbench-compile its tests alone; without, those of the sample."""
@@ -57,7 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         case = _case_of(item)
         if case is None:
-            (left if everything else kept).append(item)
+            marked = item.get_closest_marker(_MARKER) is not None
+            (kept if marked == everything else left).append(item)
             continue
         if seen.setdefault(case.id, item.nodeid) != item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: compile case {case.id} is collected twice; name it once")

@@ -29,6 +29,7 @@ def compile_nothing(cases):
 session.record_and_build = compile_nothing
 """
 SUITE = """
+import pytest
 import qbench
 from qbench import CompileCase, Expectation
 
@@ -42,6 +43,10 @@ def test_compiled(compiled, qbench_compile):
     qbench_compile(compiled)
 
 def test_something_else():
+    pass
+
+@pytest.mark.qbench_compile
+def test_compiles_by_itself():
     pass
 """
 
@@ -63,18 +68,18 @@ def compiled(suite: pytest.Pytester) -> list[str]:
 
 def test_without_the_option_the_sample_is_compiled_and_the_rest_deselected(suite: pytest.Pytester) -> None:
     result = run(suite)
-    result.assert_outcomes(passed=2, deselected=3)
+    result.assert_outcomes(passed=2, deselected=4)
     assert compiled(suite) == ["fast-sm_90"]
     result.stdout.fnmatch_lines(["*1 kernels compiled by Triton * for sm_90: 1 no-baseline"])
 
 
 def test_with_it_all_are_compiled_together_and_nothing_else_is_run(suite: pytest.Pytester) -> None:
-    run(suite, "--qbench-compile").assert_outcomes(passed=4, deselected=1)
+    run(suite, "--qbench-compile").assert_outcomes(passed=5, deselected=1)
     assert compiled(suite) == ["fast-sm_90 fast-sm_100 slow-sm_90 slow-sm_100"]
 
 
 def test_targets_select(suite: pytest.Pytester) -> None:
-    run(suite, "--qbench-compile", "--qbench-targets=sm_100").assert_outcomes(passed=2, deselected=3)
+    run(suite, "--qbench-compile", "--qbench-targets=sm_100").assert_outcomes(passed=3, deselected=3)
     result = run(suite, "--qbench-compile", "--qbench-targets=sm_77")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*unknown target 'sm_77'; known: sm_80*"])
@@ -83,14 +88,14 @@ def test_targets_select(suite: pytest.Pytester) -> None:
 
 def test_record_then_compare_then_accept(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(suite, "--qbench-compile", "--qbench-strict").ret == pytest.ExitCode.TESTS_FAILED
-    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(passed=4, deselected=1)
+    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(passed=5, deselected=1)
     files = sorted(path.name.split("-")[0] for path in (suite.path / "baselines" / "compile").iterdir())
     assert files == ["sm_100", "sm_90"]
-    run(suite, "--qbench-compile", "--qbench-strict").assert_outcomes(passed=4, deselected=1)
+    run(suite, "--qbench-compile", "--qbench-strict").assert_outcomes(passed=5, deselected=1)
 
     monkeypatch.setenv("CHANGES", json.dumps({"instructions": 6136}))
     worse = run(suite, "--qbench-compile", "--qbench-report=report", "--junitxml=junit.xml")
-    worse.assert_outcomes(failed=4, deselected=1)
+    worse.assert_outcomes(passed=1, failed=4, deselected=1)
     worse.stdout.fnmatch_lines(
         [
             "*CompileRegression: fast/kernel for sm_90 is worse: instructions 1,320 -> 6,136 (4.65×)*accept it with*",
@@ -103,16 +108,16 @@ def test_record_then_compare_then_accept(suite: pytest.Pytester, monkeypatch: py
     )
     assert 'name="qbench_compile_verdict" value="worse"' in (suite.path / "junit.xml").read_text()
 
-    run(suite, "--qbench-compile", "--qbench-update=dry").assert_outcomes(failed=4, deselected=1)
-    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(passed=4, deselected=1)
-    run(suite, "--qbench-compile").assert_outcomes(passed=4, deselected=1)
+    run(suite, "--qbench-compile", "--qbench-update=dry").assert_outcomes(passed=1, failed=4, deselected=1)
+    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(passed=5, deselected=1)
+    run(suite, "--qbench-compile").assert_outcomes(passed=5, deselected=1)
 
 
 def test_what_is_not_as_declared_fails_even_when_recording(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHANGES", json.dumps({"spill_bytes": 64}))
-    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(failed=4, deselected=1)
+    run(suite, "--qbench-compile", "--qbench-update").assert_outcomes(passed=1, failed=4, deselected=1)
     assert not (suite.path / "baselines" / "compile").exists()
 
 
@@ -121,7 +126,7 @@ def test_a_broken_file_fails_with_its_name(suite: pytest.Pytester) -> None:
     (stored,) = (suite.path / "baselines" / "compile").glob("sm_90-*")
     stored.write_text("{}")
     result = run(suite, "--qbench-compile")
-    result.assert_outcomes(passed=2, failed=2, deselected=1)
+    result.assert_outcomes(passed=3, failed=2, deselected=1)
     result.stdout.fnmatch_lines([f"*{stored.name}: *restore it from version control*"])
 
 
