@@ -134,6 +134,8 @@ def _metrics(
         tensor_memory_columns=answer["tensor_memory_columns"],
         warps=answer["warps"],
         instructions=read.instructions,
+        looped=read.looped,
+        iterations=counted[3],
         histogram=read.histogram,
         global_loads=read.global_loads,
         global_stores=read.global_stores,

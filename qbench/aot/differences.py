@@ -38,6 +38,7 @@ def differences(now: Metrics, base: Metrics) -> list[Finding]:
         *_spills(now, base),
         *_exchange(now, base, share),
         *_size(now, base, share),
+        *_loop(now, base, share),
         *_resources(now, base),
         *_launch(now, base),
     ]
@@ -256,6 +257,19 @@ def _size(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
         detour = _detour(grown, share)
         text = f"about as many instructions, of another kind: {words}{detour}"
         yield Finding(Weight.WORSE if detour else Weight.CHANGED, "instructions", text)
+
+
+def _loop(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
+    """Work that moved into the loop, which the number of instructions does not show."""
+    if not base.looped or not base.iterations or base.iterations < 4:
+        return
+    after, before = now.looped * (now.iterations or 1) * share, base.looped * base.iterations
+    alone = now.instructions * share <= SOME * base.instructions  # otherwise it has been said
+    if alone and after > SOME * before:
+        weight = Weight.WORSE if after > MANY * before else Weight.CHANGED
+        rounds = f"{base.iterations} -> {now.iterations or 'unknown'}"
+        text = f"instructions in the loop {base.looped} -> {now.looped}, iterations {rounds} ({after / before:.2f}×)"
+        yield Finding(weight, "loop", text)
 
 
 def _doubled(row: tuple[str, int, int], share: float) -> bool:

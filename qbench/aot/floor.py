@@ -2,15 +2,18 @@
 
     memory   bytes / bandwidth
     product  flops / rate of the tensor cores for the operands (of the fp32 lanes where no tensor core is used)
-    issue    instructions × warps × programs / (multiprocessors × 4 × clock)
+    issue    instructions × warps of the busiest multiprocessor / (4 × clock)
 
-What it cannot say: latency, caches, occupancy, bank conflicts, launch overhead, instructions that take more than one
-slot. Bytes are those that programs ask for: operands that several programs read come from L2 after the first, so the
-operation's own least number may be given. An instruction in a loop counts once, times `iterations` where that is known.
+Bytes are those that programs ask for, but no more than the tensors have: operands that several programs read come from
+L2 after the first. Instructions in a loop count for each iteration, where their number is known. Programs that leave
+multiprocessors idle in the last round count as if they were busy.
+
+What it cannot say: latency, caches, occupancy, bank conflicts, launch overhead, instructions of more than one slot.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from qbench.aot.gpus import Gpu
@@ -49,24 +52,21 @@ class Floor:
         return f"{self.gpu}: at least {self.ns / 1e3:.1f} µs, bound by {self.bound} ({rest} µs{tail})"
 
 
-def floor(
-    metrics: Metrics, gpu: Gpu, *, bytes: int | None = None, flops: int | None = None, iterations: float = 1.0
-) -> Floor:
-    """The floor of the launch that was compiled.
-
-    bytes, flops  of the whole launch, where the operation says them; otherwise what the programs ask for
-    iterations    by which the static count of instructions falls short of those executed
-    """
-    if bytes is None and metrics.bytes_read is not None and metrics.bytes_written is not None:
-        bytes = (metrics.bytes_read + metrics.bytes_written) * metrics.programs
-    if flops is None and metrics.flops is not None:
-        flops = metrics.flops * metrics.programs
+def floor(metrics: Metrics, gpu: Gpu, *, tensor_bytes: int | None = None) -> Floor:
+    """The floor of the launch that was compiled. tensor_bytes: of all its tensors, if known."""
+    moved = None
+    if metrics.bytes_read is not None and metrics.bytes_written is not None:
+        moved = (metrics.bytes_read + metrics.bytes_written) * metrics.programs
+        if tensor_bytes:
+            moved = min(moved, tensor_bytes)
+    flops = None if metrics.flops is None else metrics.flops * metrics.programs
     bits = operand_bits(metrics.mma)
     rate = gpu.mma_tflops.get(bits) if bits else gpu.fp32_tflops
-    slots = metrics.instructions * iterations * metrics.warps * metrics.programs
+    each = metrics.instructions + metrics.looped * ((metrics.iterations or 1) - 1)  # of one warp
+    warps = math.ceil(metrics.programs / gpu.multiprocessors) * metrics.warps
     return Floor(
         gpu.name,
-        None if bytes is None else bytes / gpu.bandwidth_gbps,
+        None if moved is None else moved / gpu.bandwidth_gbps,
         None if flops is None or rate is None else flops / rate / 1e3,
-        slots / gpu.issue_slots_per_ns,
+        each * max(1.0, warps / 4) / gpu.clock_mhz * 1e3,
     )

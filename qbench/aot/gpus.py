@@ -27,11 +27,6 @@ class Gpu:
     mma_tflops: Mapping[int, float]
 
     @property
-    def issue_slots_per_ns(self) -> float:
-        """Instructions that all warp schedulers together issue: four a multiprocessor, one each cycle."""
-        return self.multiprocessors * 4 * self.clock_mhz / 1e3
-
-    @property
     def fp32_tflops(self) -> float:
         """Of fused multiply-adds without tensor cores: 128 lanes a multiprocessor, 64 on sm_80."""
         lanes = 64 if self.target == "sm_80" else 128

@@ -17,12 +17,14 @@ class Argument:
     type       Triton's name of it: "*bf16", "i32", "fp32", "constexpr"
     divisible  by 16: a pointer aligned to 16 bytes, a multiple of 16
     value      of an integer or a constexpr, also of an argument that became one (None, the integer 1)
+    bytes      of the tensor behind a pointer
     """
 
     name: str
     type: str
     divisible: bool = False
     value: Any = None
+    bytes: int | None = None
 
     def __str__(self) -> str:
         if self.type == "constexpr":
@@ -78,6 +80,11 @@ class Launch:
         return tuple(argument.name for argument in self.arguments if argument.divisible)
 
     @property
+    def tensor_bytes(self) -> int:
+        """Of all tensors it was given: what it can read and write but once, at most."""
+        return sum(argument.bytes or 0 for argument in self.arguments)
+
+    @property
     def constants(self) -> dict[str, Any]:
         """Parameters that are constant in the compiled kernel, with their values."""
         return {each.name: each.value for each in self.arguments if each.type == "constexpr"}
@@ -108,7 +115,8 @@ def _argument(
         yield Argument(name, kind, value=getattr(value, "value", value))
         return
     divisible = any(attribute == "tt.divisibility" for attribute, _ in compilation.attrs.get(path, ()))
-    yield Argument(name, str(kind), divisible, int(value) if isinstance(value, int) else None)
+    number = int(value) if isinstance(value, int) else None
+    yield Argument(name, str(kind), divisible, number, getattr(value, "nbytes", None))
 
 
 def _text(value: Any) -> str:

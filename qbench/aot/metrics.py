@@ -17,6 +17,8 @@ class Metrics:
     tensor_memory_columns  per block; 0 before Blackwell
     warps                  per program
     instructions           without padding
+    looped                 of them inside loops of the machine code
+    iterations             of the loops a program is in, counted in Triton's IR: 1 without a loop, None where unknown
     histogram              opcode, normalised over disassembler versions -> count
     global_loads, ...      width in bits -> count; bulk (TMA) copies carry no width and are in the histogram alone
     mma                    kind ("wgmma.bf16 A=registers") -> count
@@ -32,6 +34,8 @@ class Metrics:
     tensor_memory_columns: int
     warps: int
     instructions: int
+    looped: int
+    iterations: int | None
     histogram: Mapping[str, int]
     global_loads: Mapping[int, int]
     global_stores: Mapping[int, int]

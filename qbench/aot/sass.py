@@ -53,6 +53,7 @@ class Code:
     """What the machine code of one kernel consists of; see Metrics for the words."""
 
     instructions: int
+    looped: int
     histogram: dict[str, int]
     global_loads: dict[int, int]
     global_stores: dict[int, int]
@@ -66,7 +67,9 @@ class Code:
 def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) -> Code:
     """Count. `kinds`: of tcgen05.mma in the kernel's PTX ("mxf4nvf4.block_scale"), which its SASS does not tell."""
     histogram, mma = Counter[str](), Counter[str]()
-    widths = {name: Counter[int]() for name in ("global_loads", "global_stores", "shared_loads", "shared_stores")}
+    widths = {
+        name: Counter[int]() for name in ("global_loads", "global_stores", "shared_loads", "shared_stores")
+    }
     spilled = barriers = 0
     for opcode, operands in instructions:
         family = opcode.partition(".")[0]
@@ -91,12 +94,33 @@ def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) ->
                 widths[name][width(opcode)] += 1
     return Code(
         instructions=histogram.total(),
+        looped=looped(instructions),
         histogram=dict(sorted(histogram.items())),
         **{name: dict(sorted(counts.items())) for name, counts in widths.items()},
         spill_bytes=spilled,
         barriers=barriers,
         mma=dict(sorted(mma.items())),
     )
+
+
+def looped(instructions: Sequence[Instruction]) -> int:
+    """How many lie between a branch and its target further up. Code ends in a branch to itself, which tells where
+    its addresses begin."""
+    branches = [
+        (place, int(found[1], 16) // _BYTES)
+        for place, (opcode, operands) in enumerate(instructions)
+        if opcode.partition(".")[0] == "BRA" and (found := re.search(r"0x([0-9a-f]+)$", operands))
+    ]
+    if not branches:
+        return 0
+    begin = branches[-1][1] - branches[-1][0]
+    inside = {
+        place
+        for last, target in branches[:-1]
+        if 0 <= target - begin < last
+        for place in range(target - begin, last + 1)
+    }
+    return sum(instructions[place][0].partition(".")[0] != "NOP" for place in inside)
 
 
 @cache  # a few hundred forms make up all code
@@ -173,9 +197,19 @@ def _scaled(family: str, modifiers: Sequence[str]) -> str:
 def _tensor_kind(letter: str, operands: str, kinds: Sequence[str]) -> str:
     """kind::… of the PTX where it names one of this instruction, otherwise as far as the SASS tells."""
     scaled = "tmem[" in operands.partition("idesc")[2]
-    families = {"H": ("f16", "tf32"), "Q": ("f8f6f4", "mxf8f6f4"), "O": ("mxf4", "mxf4nvf4"), "I": ("i8",)}[letter]
-    fitting = [kind for kind in kinds if kind.partition(".")[0] in families and ("block_scale" in kind) == scaled]
-    kind = fitting[0].partition(".")[0] if len(fitting) == 1 else families[scaled] if letter == "Q" else "|".join(families)
+    families = {"H": ("f16", "tf32"), "Q": ("f8f6f4", "mxf8f6f4"), "O": ("mxf4", "mxf4nvf4"), "I": ("i8",)}[
+        letter
+    ]
+    fitting = [
+        kind for kind in kinds if kind.partition(".")[0] in families and ("block_scale" in kind) == scaled
+    ]
+    kind = (
+        fitting[0].partition(".")[0]
+        if len(fitting) == 1
+        else families[scaled]
+        if letter == "Q"
+        else "|".join(families)
+    )
     return f"block_scale.{kind}" if scaled else kind
 
 

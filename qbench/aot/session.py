@@ -127,7 +127,7 @@ class CompileSession:
                     entry,
                     judged,
                     each.metrics,
-                    _advice(each.metrics, case.target),
+                    _advice(each, case.target),
                 )
             )
         launched = {each.launch.id.split("#")[0] for each in built}
@@ -169,6 +169,8 @@ def _broken(text: str) -> CompileVerdict:
     return CompileVerdict(Outcome.BROKEN, (Finding(Weight.WORSE, "error", text),), as_declared=False)
 
 
-def _advice(metrics: Metrics | None, target: str) -> str:
+def _advice(built: Built, target: str) -> str:
     gpu = gpu_of(target)
-    return floor(metrics, gpu).words if metrics and gpu else ""
+    if built.metrics is None or gpu is None:
+        return ""
+    return floor(built.metrics, gpu, tensor_bytes=built.launch.tensor_bytes).words

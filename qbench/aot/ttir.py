@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 _MOST_TRIPS = 20_000  # gone through one by one; a longer nest counts as unknown
@@ -22,31 +22,38 @@ _FUNCTION = re.compile(r'tt\.func (?:public |private )?@(?:"([^"]+)"|([\w$.-]+))
 _NAMES = re.compile(r"%[\w$.#-]+")
 _TENSOR = re.compile(r"tensor<((?:\d+x)+)(!tt\.ptr<)?([\w]+)")
 _DESCRIPTOR = re.compile(r"tensordesc<(?:tensor<)?((?:\d+x)+)()([\w]+)")
-_FOR = re.compile(r"scf\.for(?: unsigned)? (%\S+) = (%\S+) to (%\S+) step (%[\w$.#-]+)(?: iter_args\((.*?)\) ->)?")
+_FOR = re.compile(
+    r"scf\.for(?: unsigned)? (%\S+) = (%\S+) to (%\S+) step (%[\w$.#-]+)(?: iter_args\((.*?)\) ->)?"
+)
 Number = int | None
 Environment = dict[str, Number]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one program; None where it depends on data."""
+    """Of one program; None where it depends on data. `iterations` is how often its innermost loop goes round."""
 
     bytes_read: int | None = 0
     bytes_written: int | None = 0
     flops: int | None = 0
+    iterations: int | None = field(default=1, compare=False)
 
     def __add__(self, other: Cost) -> Cost:
         return _each(lambda a, b: None if a is None or b is None else a + b, self, other)
 
     def __mul__(self, times: int | None) -> Cost:
-        return _each(
+        counted = _each(
             lambda a, _: 0 if a == 0 else (None if a is None or times is None else a * times), self, self
         )
+        once = self.iterations
+        return replace(counted, iterations=None if once is None or times is None else max(1, once * times))
 
 
 def _each(f: Callable[[Number, Number], Number], a: Cost, b: Cost) -> Cost:
+    """Field by field; a sequence goes round as often as its longest part."""
+    rounds = None if a.iterations is None or b.iterations is None else max(a.iterations, b.iterations)
     return Cost(
-        f(a.bytes_read, b.bytes_read), f(a.bytes_written, b.bytes_written), f(a.flops, b.flops)
+        f(a.bytes_read, b.bytes_read), f(a.bytes_written, b.bytes_written), f(a.flops, b.flops), rounds
     )
 
 
@@ -106,13 +113,17 @@ def _functions(text: str) -> tuple[dict[str, tuple[list[str], list[_Op]]], str]:
 
 
 class _Counter:
-    def __init__(self, functions: Mapping[str, tuple[list[str], list[_Op]]], grid: tuple[int, int, int]) -> None:
+    def __init__(
+        self, functions: Mapping[str, tuple[list[str], list[_Op]]], grid: tuple[int, int, int]
+    ) -> None:
         self._functions = functions
         self._grid = dict(zip("xyz", grid, strict=True))
 
     def call(self, name: str, values: Sequence[Number]) -> Cost:
         arguments, body = self._functions[name]
-        known: Environment = dict(zip(arguments, values, strict=True)) if len(arguments) == len(values) else {}
+        known: Environment = (
+            dict(zip(arguments, values, strict=True)) if len(arguments) == len(values) else {}
+        )
         return self._block(body, known)
 
     def _block(self, ops: Sequence[_Op], known: Environment) -> Cost:
@@ -163,7 +174,8 @@ class _Counter:
             state = {name: inside.get(value) for name, value in zip(state, yielded, strict=False)}
         for place, value in enumerate(state.values()):
             known[op.result if len(state) == 1 else f"{op.result}#{place}"] = value
-        return total
+        once = total.iterations
+        return replace(total, iterations=None if once is None else max(1, once * trips))
 
     def _branch(self, op: _Op, known: Environment) -> Cost:
         taken = known.get(_NAMES.findall(_RESULT.sub("", op.text))[0])
@@ -214,7 +226,9 @@ def _pointed(kind: str) -> int:
 
 def _sizes(kind: str) -> list[int]:
     found = _TENSOR.findall(kind) or _DESCRIPTOR.findall(kind)
-    return [prod(int(each) for each in shape.split("x")[:-1]) * _bits(element) // 8 for shape, _, element in found]
+    return [
+        prod(int(each) for each in shape.split("x")[:-1]) * _bits(element) // 8 for shape, _, element in found
+    ]
 
 
 def _bits(element: str) -> int:

@@ -45,7 +45,7 @@ def compile_launches(launches: Sequence[Launch], folder: Path) -> dict[str, Any]
 def _cost(ttir: str, launch: Launch) -> list[int | None]:
     """Bytes read and written and flops of a program; unknown for Gluon, which has no such IR."""
     if not ttir:
-        return [None, None, None]
+        return [None, None, None, None]
     values = [argument.value for argument in launch.arguments if argument.type != "constexpr"]
     counted = cost(ttir, values, launch.grid)
-    return [counted.bytes_read, counted.bytes_written, counted.flops]
+    return [counted.bytes_read, counted.bytes_written, counted.flops, counted.iterations]
