@@ -24,7 +24,13 @@ from qbench.aot.metrics import Metrics
 
 _KEPT_S = 30 * 24 * 3600
 _WIDTHS = ("global_loads", "global_stores", "shared_loads", "shared_stores")
-_ENVIRONMENT = ("TRITON_PTXAS", "TRITON_NVDISASM", "TRITON_CUOBJDUMP", "TRITON_OVERRIDE_ARCH", "PTXAS_OPTIONS")
+_ENVIRONMENT = (
+    "TRITON_PTXAS",
+    "TRITON_NVDISASM",
+    "TRITON_CUOBJDUMP",
+    "TRITON_OVERRIDE_ARCH",
+    "PTXAS_OPTIONS",
+)
 
 
 def folder() -> Path:

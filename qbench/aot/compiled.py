@@ -112,7 +112,9 @@ def compiled(
         fn(*args, **(kwargs or {}))
     if not launches:
         name = getattr(fn, "__qualname__", repr(fn))
-        raise ValueError(f"{name} launched no Triton kernel; pass a function that launches one on tensors of the CPU")
+        raise ValueError(
+            f"{name} launched no Triton kernel; pass a function that launches one on tensors of the CPU"
+        )
     return tuple(_kernel(each) for each in build(launches, jobs=jobs, cache=cache))
 
 

@@ -28,6 +28,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+from qbench.aot.closures import with_compilable_closure
 from qbench.aot.launch import Compilation, Launch, specialized
 from qbench.aot.pretend import DEVICE, on_device
 from qbench.aot.target import Target, get_target
@@ -42,11 +43,15 @@ def recording(target: str | Target) -> Iterator[list[Launch]]:
         stack.enter_context(compilable())
         stack.callback(recorder.forget)
         stack.enter_context(mock.patch.object(triton.runtime.driver, "_active", _Driver(recorder.target)))
-        stack.enter_context(mock.patch.object(JITFunction, "_do_compile", lambda fn, *args: recorder.compile(fn, *args)))
+        stack.enter_context(
+            mock.patch.object(JITFunction, "_do_compile", lambda fn, *args: recorder.compile(fn, *args))
+        )
         stack.enter_context(mock.patch.object(InterpretedFunction, "run", _run_compiled))
         stack.enter_context(mock.patch.object(Autotuner, "run", _run_first(Autotuner.run)))
         stack.enter_context(mock.patch.object(Autotuner, "_bench", lambda *args, **named: [0.0, 0.0, 0.0]))
-        stack.enter_context(mock.patch.object(Autotuner, "check_disk_cache", lambda tuner, key, configs, run: run()))
+        stack.enter_context(
+            mock.patch.object(Autotuner, "check_disk_cache", lambda tuner, key, configs, run: run())
+        )
         stack.enter_context(on_device(recorder.target))
         yield recorder.launches
 
@@ -58,7 +63,9 @@ def compilable() -> Iterator[None]:
         yield
         return
     modules = [each for each in list(sys.modules.values()) if isinstance(each, types.ModuleType)]
-    homes = [m for m in modules if any(type(value) is InterpretedFunction for value in list(vars(m).values()))]
+    homes = [
+        m for m in modules if any(type(value) is InterpretedFunction for value in list(vars(m).values()))
+    ]
     with swap.compiled(*homes):
         yield
 
@@ -73,10 +80,21 @@ class _Recorder:
         self._seen = Counter[str]()
 
     def compile(
-        self, fn: Any, key: Any, signature: Any, device: Any, constexprs: Any, options: Any, attrs: Any, warmup: bool
+        self,
+        fn: Any,
+        key: Any,
+        signature: Any,
+        device: Any,
+        constexprs: Any,
+        options: Any,
+        attrs: Any,
+        warmup: bool,
     ) -> _Kernel:
         self._kernels.append((fn, device))
-        return _Kernel(self, Compilation(fn.ASTSource, fn, signature, constexprs, attrs, options))
+        return _Kernel(
+            self,
+            Compilation(fn.ASTSource, with_compilable_closure(fn), signature, constexprs, attrs, options),
+        )
 
     def launch(self, compilation: Compilation, grid: tuple[int, int, int], values: tuple[Any, ...]) -> None:
         fn = compilation.fn
@@ -88,7 +106,9 @@ class _Recorder:
                 id=name if self._seen[name] == 1 else f"{name}#{self._seen[name]}",
                 target=self.target,
                 arguments=specialized(compilation, values),
-                options={name: value for name, value in vars(compilation.options).items() if name != "extern_libs"},
+                options={
+                    name: value for name, value in vars(compilation.options).items() if name != "extern_libs"
+                },
                 grid=grid,
                 source=fn.cache_key,
                 compilation=compilation,

@@ -31,7 +31,9 @@ def describe(error: BaseException) -> str:
     if not placed:
         return one_line(f"{kind}: {text}" if text else kind)
     last = chain[-1]
-    said = getattr(last, "error_message", None) or (f"{type(last).__name__}: {last}" if last is not placed[-1] else "")
+    said = getattr(last, "error_message", None) or (
+        f"{type(last).__name__}: {last}" if last is not placed[-1] else ""
+    )
     if not said:  # without a cause or words of its own, what it says ends with its message
         said = text.splitlines()[-1] if text else kind
     return one_line(f"{type(placed[-1]).__name__} in `{_line(placed[-1])}`: {said}")

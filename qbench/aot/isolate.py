@@ -54,7 +54,12 @@ class _Child:
 
 
 def isolated(
-    tasks: Sequence[Task], *, jobs: int, timeout_s: float, memory_bytes: int, describe: Callable[[BaseException], str]
+    tasks: Sequence[Task],
+    *,
+    jobs: int,
+    timeout_s: float,
+    memory_bytes: int,
+    describe: Callable[[BaseException], str],
 ) -> list[Outcome]:
     """Run the tasks, `jobs` at a time; outcomes in the order of the tasks.
 
@@ -158,7 +163,9 @@ def _settle(folder: Path, memory_bytes: int) -> None:
     import resource
 
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # if this process is killed, so are its children
+    ctypes.CDLL(None).prctl(
+        _PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # if this process is killed, so are its children
     gc.disable()  # collecting would copy the parent's pages
     faulthandler.disable()  # it would report a crash on the parent's terminal
     for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
@@ -172,7 +179,9 @@ def _settle(folder: Path, memory_bytes: int) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _least, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = used + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+    )
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:

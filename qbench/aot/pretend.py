@@ -35,6 +35,8 @@ class _OnDevice(TorchFunctionMode):
             return _ANSWERS[func]
         if func is torch.Tensor.cuda:
             return args[0]
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
         named = {name: _to_memory(value) for name, value in (kwargs or {}).items() if name != "pin_memory"}
         return func(*map(_to_memory, args), **named)
 
