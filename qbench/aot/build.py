@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.aot import cache as stored
+from qbench.aot.driver import compilable
 from qbench.aot.failure import describe, one_line, reason
 from qbench.aot.isolate import isolated
 from qbench.aot.launch import Launch
@@ -50,8 +51,6 @@ def build(
     timeout_s     of one compilation
     memory_bytes  of one compilation, beyond what this process has
     """
-    from qbench.aot.driver import compilable
-
     with compilable():
         keys = [stored.metrics_key(launch) for launch in launches]
         done: dict[str, Metrics | str] = {}
@@ -75,9 +74,12 @@ def build(
             compiled.append((group, outcome.value))
     for group, answer, code in _disassembled(compiled):
         for (key, launch), counted in zip(group.items(), answer["costs"], strict=True):
-            done[key] = code if isinstance(code, str) else _metrics(launch, answer, code, counted)
-            if cache and isinstance(done[key], Metrics):
-                stored.save(key, done[key])
+            if isinstance(code, str):
+                done[key] = code
+                continue
+            done[key] = metrics = _metrics(launch, answer, code, counted)
+            if cache:
+                stored.save(key, metrics)
     if cache and groups:
         stored.prune()
     return [
@@ -88,7 +90,6 @@ def build(
 
 def _prepare(targets: Sequence[Target]) -> None:
     """Have done once what otherwise each process would do: load the compiler, ask ptxas for its version."""
-    import triton.compiler.code_generator
     from triton.backends.compiler import GPUTarget
     from triton.compiler.compiler import make_backend
 

@@ -115,7 +115,7 @@ def metrics_from_json(read: Mapping[str, Any]) -> Metrics:
 def analysis() -> str:
     """Version of the analysis: a hash of its own source."""
     here = Path(__file__).parent
-    names = ("sass.py", "ttir.py", "build.py", "worker.py", "metrics.py", "cache.py")
+    names = ("sass.py", "ttir.py", "build.py", "worker.py", "launch.py", "metrics.py", "cache.py")
     return _hash([(here / name).read_text() for name in names])
 
 

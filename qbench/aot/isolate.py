@@ -8,6 +8,7 @@ What it prints is kept for the error message only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -182,9 +183,7 @@ def _settle(folder: Path, memory_bytes: int) -> None:
     resource.setrlimit(
         resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
     )
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = str(folder)

@@ -22,7 +22,7 @@ from qbench.aot.target import Target
 DEVICE = torch.device("cuda", 0)
 _CPU = torch.device("cpu")
 _ANSWERS = {
-    torch.Tensor.device.__get__: DEVICE,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: DEVICE,
     torch.Tensor.is_cuda.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: False,  # type: ignore[attr-defined]
     torch.Tensor.get_device: 0,

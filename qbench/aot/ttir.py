@@ -92,7 +92,7 @@ def _functions(text: str) -> tuple[dict[str, tuple[list[str], list[_Op]]], str]:
         if line.startswith("}"):
             open_regions.pop()
             line = line.lstrip("})> ")
-            if line.startswith("else") or line.startswith("do") or line.startswith(", {"):
+            if line.startswith(("else", "do", ", {")):
                 region: list[_Op] = []
                 open_regions[-1][-1].regions.append(region)
                 open_regions.append(region)
@@ -106,7 +106,7 @@ def _functions(text: str) -> tuple[dict[str, tuple[list[str], list[_Op]]], str]:
             open_regions.append(op.regions[0])
             if found := _FUNCTION.search(line):
                 name = found[1] or found[2]
-                arguments = [each for each in re.findall(r"(%[\w$.-]+): ", found[3])]
+                arguments = list(re.findall(r"(%[\w$.-]+): ", found[3]))
                 functions[name] = (arguments, op.regions[0])
                 public = name if "tt.func public" in line or not public else public
     return functions, public

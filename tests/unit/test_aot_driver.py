@@ -81,9 +81,16 @@ def test_everything_is_put_back_also_after_an_error() -> None:
     )
     before = [getattr(torch.cuda, name) for name in asked]
     compiler, active = JITFunction._do_compile, triton.runtime.driver._active
-    with pytest.raises(ZeroDivisionError), recording("sm_100") as launches:
-        toys.copy(torch.empty(64))
-        raise ZeroDivisionError
+    launches: list[Launch] = []
+
+    def failing() -> None:
+        with recording("sm_100") as recorded:
+            toys.copy(torch.empty(64))
+            launches.extend(recorded)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
     assert len(launches) == 1
     assert [getattr(torch.cuda, name) for name in asked] == before
     assert (JITFunction._do_compile, triton.runtime.driver._active) == (compiler, active)

@@ -55,7 +55,10 @@ def test_an_assertion_of_the_compiler_is_one_line(capfd: pytest.CaptureFixture[s
     ("code", "said"),
     [
         ("import ctypes; ctypes.string_at(0)", "the compiler died of SIGSEGV"),
-        ("import os; os.kill(os.getpid(), 9)", "the compiler died of SIGKILL: killed from outside, most likely for want of memory"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            "the compiler died of SIGKILL: killed from outside, most likely for want of memory",
+        ),
         ("import os; os._exit(3)", "the compiler exited with status 3"),
         ("b = bytearray(1 << 34)", "out of memory"),
         ("raise RuntimeError('PassManager::run failed')", "RuntimeError: PassManager::run failed"),
@@ -88,14 +91,11 @@ def test_time_ends_and_takes_the_tools_with_it(tmp_path: Path) -> None:
     pytest.fail("a tool that the task started is still running")
 
 
-def test_an_interruption_leaves_nothing(scratch: Path) -> None:
+def test_an_interruption_leaves_nothing(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    def task(folder: Path) -> None:
-        time.sleep(60)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(time, "sleep", interrupted)
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         run(lambda folder: subprocess.run(["sleep", "60"]))
     assert list(scratch.iterdir()) == []

@@ -10,7 +10,8 @@ from qbench.aot.ttir import Cost, cost
 def kernel(
     body: str, arguments: str = "%p: !tt.ptr<f32> {tt.divisibility = 16 : i32} loc(unknown), %n: i32"
 ) -> str:
-    return f"module {{\n  tt.func public @k({arguments}) attributes {{noinline = false}} {{\n{body}\n    tt.return\n  }}\n}}"
+    head = f"module {{\n  tt.func public @k({arguments}) attributes {{noinline = false}} {{"
+    return f"{head}\n{body}\n    tt.return\n  }}\n}}"
 
 
 LOAD = "%x = tt.load %ps : tensor<128x!tt.ptr<f16>> loc(#loc2)"  # 256 bytes
@@ -20,26 +21,59 @@ def read(body: str, n: int | None = None, grid: tuple[int, int, int] = (1, 1, 1)
     return cost(kernel(body), [None, n], grid).bytes_read
 
 
+ATOMIC = "(tensor<8x!tt.ptr<f32>>, tensor<8xf32>, tensor<8xi1>) -> tensor<8xf32>"
+SCALED = "tensor<128x64xi8>, tensor<128x8xf8E4M3FN> * tensor<64x128xi8>, tensor<128x8xf8E4M3FN>"
+MIXED = "tensor<128x64xf8E4M3FN>, tensor<128x2xi8> * tensor<64x128xbf16>"
+
+
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("operation", "types", "expected"),
     [
-        (LOAD, Cost(256, 0, 0)),
-        ("%x = tt.load %p : !tt.ptr<f32> loc(#loc)", Cost(4, 0, 0)),
-        ("%x = tt.load %p, %m, %o evictionPolicy = evict_last : tensor<4x32x!tt.ptr<i8>> loc(#loc)", Cost(128, 0, 0)),
-        ("tt.store %p, %v, %m : tensor<8x!tt.ptr<bf16>> loc(#loc)", Cost(0, 16, 0)),
-        ("tt.store %p, %v : !tt.ptr<i1>", Cost(0, 1, 0)),
-        ("%x = tt.atomic_rmw fadd, acq_rel, gpu, %p, %v, %m : (tensor<8x!tt.ptr<f32>>, tensor<8xf32>, tensor<8xi1>) -> tensor<8xf32>", Cost(32, 32, 0)),
-        ("%x = tt.descriptor_load %d[%i, %j] : !tt.tensordesc<tensor<64x32xf8E4M3FN>> -> tensor<64x32xf8E4M3FN>", Cost(2048, 0, 0)),
-        ("%x = tt.descriptor_load %d[%i, %j] : !tt.tensordesc<64x32xf16> -> tensor<64x32xf16>", Cost(4096, 0, 0)),
-        ("tt.descriptor_store %d[%i, %j], %v : !tt.tensordesc<tensor<64x32xbf16>>, tensor<64x32xbf16>", Cost(0, 4096, 0)),
-        ("%x = tt.dot %a, %b, %c, inputPrecision = tf32 : tensor<128x64xbf16> * tensor<64x32xbf16> -> tensor<128x32xf32>", Cost(0, 0, 2 * 128 * 64 * 32)),
-        ("%x = tt.dot %a, %b, %c : tensor<4x16x64xf16> * tensor<4x64x32xf16> -> tensor<4x16x32xf32>", Cost(0, 0, 2 * 4 * 16 * 64 * 32)),
-        ("%x = tt.dot_scaled %a scale %s, %b scale %t, %c lhs = e2m1 rhs = e2m1 {fastMath = false} : tensor<128x64xi8>, tensor<128x8xf8E4M3FN> * tensor<64x128xi8>, tensor<128x8xf8E4M3FN> -> tensor<128x128xf32>", Cost(0, 0, 2 * 128 * 128 * 128)),
-        ("%x = tt.dot_scaled %a scale %s, %b, %c lhs = e4m3 rhs = bf16 : tensor<128x64xf8E4M3FN>, tensor<128x2xi8> * tensor<64x128xbf16> -> tensor<128x128xf32>", Cost(0, 0, 2 * 128 * 64 * 128)),
+        ("%x = tt.load %p, %m", "tensor<128x!tt.ptr<f16>> loc(#loc2)", Cost(256, 0, 0)),
+        ("%x = tt.load %p", "!tt.ptr<f32> loc(#loc)", Cost(4, 0, 0)),
+        ("%x = tt.load %p, %m, %o evictionPolicy = evict_last", "tensor<4x32x!tt.ptr<i8>>", Cost(128, 0, 0)),
+        ("tt.store %p, %v, %m", "tensor<8x!tt.ptr<bf16>> loc(#loc)", Cost(0, 16, 0)),
+        ("tt.store %p, %v", "!tt.ptr<i1>", Cost(0, 1, 0)),
+        ("%x = tt.atomic_rmw fadd, acq_rel, gpu, %p, %v, %m", ATOMIC, Cost(32, 32, 0)),
+        (
+            "%x = tt.descriptor_load %d[%i, %j]",
+            "!tt.tensordesc<tensor<64x32xf8E4M3FN>> -> tensor<64x32xf8E4M3FN>",
+            Cost(2048, 0, 0),
+        ),
+        (
+            "%x = tt.descriptor_load %d[%i, %j]",
+            "!tt.tensordesc<64x32xf16> -> tensor<64x32xf16>",
+            Cost(4096, 0, 0),
+        ),
+        (
+            "tt.descriptor_store %d[%i, %j], %v",
+            "!tt.tensordesc<tensor<64x32xbf16>>, tensor<64x32xbf16>",
+            Cost(0, 4096, 0),
+        ),
+        (
+            "%x = tt.dot %a, %b, %c, inputPrecision = tf32",
+            "tensor<128x64xbf16> * tensor<64x32xbf16> -> tensor<128x32xf32>",
+            Cost(0, 0, 2 * 128 * 64 * 32),
+        ),
+        (
+            "%x = tt.dot %a, %b, %c",
+            "tensor<4x16x64xf16> * tensor<4x64x32xf16> -> tensor<4x16x32xf32>",
+            Cost(0, 0, 2 * 4 * 16 * 64 * 32),
+        ),
+        (
+            "%x = tt.dot_scaled %a scale %s, %b scale %t, %c lhs = e2m1 rhs = e2m1 {fastMath = false}",
+            f"{SCALED} -> tensor<128x128xf32>",
+            Cost(0, 0, 2 * 128 * 128 * 128),
+        ),
+        (
+            "%x = tt.dot_scaled %a scale %s, %b, %c lhs = e4m3 rhs = bf16",
+            f"{MIXED} -> tensor<128x128xf32>",
+            Cost(0, 0, 2 * 128 * 64 * 128),
+        ),
     ],
-)  # fmt: skip
-def test_accesses_and_products(line: str, expected: Cost) -> None:
-    assert cost(kernel(line), [None, None], (1, 1, 1)) == expected
+)
+def test_accesses_and_products(operation: str, types: str, expected: Cost) -> None:
+    assert cost(kernel(f"{operation} : {types}"), [None, None], (1, 1, 1)) == expected
 
 
 LOOP = f"""
@@ -160,6 +194,8 @@ def test_a_loop_over_data_is_unknown() -> None:
 
 
 def test_functions_that_are_not_inlined_are_followed() -> None:
-    text = kernel('%r = tt.call @"m.f"(%p, %n) : (!tt.ptr<f32>, i32) -> f32\n').rstrip().removesuffix("}")
-    text += f'  tt.func private @"m.f"(%q: !tt.ptr<f32>, %count: i32) -> f32 attributes {{noinline = true}} {{\n{LOOP.replace("%n", "%count")}\n  tt.return %v : f32\n  }}\n}}'
+    text = kernel('%r = tt.call @"m.f"(%p, %n) : (!tt.ptr<f32>, i32) -> f32').removesuffix("}")
+    body = LOOP.replace("%n", "%count")
+    text += '  tt.func private @"m.f"(%q: !tt.ptr<f32>, %count: i32) -> f32 attributes {noinline = true} {'
+    text += f"\n{body}\n  tt.return %v : f32\n  }}\n}}"
     assert cost(text, [None, 64], (1, 1, 1)) == Cost(512, 0, 0)
