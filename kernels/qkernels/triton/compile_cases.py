@@ -7,13 +7,14 @@ made of stands beside it (EXPECTED in its file). Tensors are uninitialised and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 import qbench
-from qkernels.format import MXFP4, NVFP4, Format
+from qkernels.format import MXFP4, NVFP4, Format, get_format
 from qkernels.tensor import QTensor
 from qkernels.triton import (
     amax,
@@ -27,7 +28,6 @@ from qkernels.triton import (
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 N, K = 8192, 8192
-Expected = Mapping[str, qbench.Expectation]
 
 
 def matrix(m: int, k: int = K, dtype: str = "bf16") -> Tensor:
@@ -214,3 +214,44 @@ def gemm_quantize_cases() -> list[qbench.CompileCase]:
         return qbench.CompileCase(f"nvfp4_gemm_quantize[{a},m={m},n={N},k={K}]", launch, expect)
 
     return [case("bf16", 16), case("bf16", 1024), case("quantized", 1024)]
+
+
+def launch_of(case: str) -> Callable[[], object] | None:
+    """The call that a timed case of these kernels makes, for its static floor: "nvfp4_quantize/triton[m=16,...]"."""
+    found = re.fullmatch(r"(\w+)/triton\[(.*)\]", case)
+    if not found:
+        return None
+    op, axes = found[1], dict(each.split("=") for each in found[2].split(","))
+    m, k, had = int(axes["m"]), int(axes["k"]), int(axes.get("had", 0)) or None
+    if op.endswith("_gemm") or op == "nvfp4_gemm_quantize":
+        return _product_of(op, m, int(axes["n"]), k, had)
+    scale, dtype = axes.get("scale", ""), {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
+    given = scale == "static"
+    if op == "fp8_quantize":
+        return lambda: fp8_quantize.fp8_quantize(
+            matrix(m, k, dtype), one() if given else None, per_token=scale == "token"
+        )
+    if op == "int8_quantize":
+        return lambda: int8_quantize.int8_quantize(
+            matrix(m, k, dtype), one() if given else None, symmetric=scale != "asymmetric"
+        )
+    fmt = get_format(op.removesuffix("_quantize"))
+    return lambda: fp4_gemm.quantize_fp4(
+        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had
+    )
+
+
+def _product_of(op: str, m: int, n: int, k: int, had: int | None) -> Callable[[], object]:
+    fmt = get_format(op.split("_")[0])
+    if op == "nvfp4_gemm_quantize":
+        return lambda: fp4_gemm_quantize.nvfp4_gemm_quantize(
+            quantized(m, k, fmt), quantized(n, k, fmt), out_global_scale=one()
+        )
+    if op.endswith("_w4a16_gemm"):
+        return lambda: fp4_gemm.fp4_gemm(matrix(m, k), quantized(n, k, fmt))
+    if op.endswith("_w4a4_gemm"):
+        return lambda: fp4_gemm.fp4_gemm(quantized(m, k, fmt), quantized(n, k, fmt))
+    return lambda: (
+        fp4_gemm.quantize_fp4(matrix(m, k), fmt, hadamard=had),
+        fp4_gemm.fp4_gemm(quantized(m, k, fmt), quantized(n, k, fmt)),
+    )
