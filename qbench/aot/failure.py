@@ -73,5 +73,5 @@ def _said(printed: str) -> str:
 
 def _ptxas(text: str) -> str:
     """The first error of its report, or the first line of what Triton says about it."""
-    found = re.search(r"^ptxas .*?(?:error|fatal)\s*: (.+)$", text, re.MULTILINE)
+    found = re.search(r"^ptxas\S* .*?(?:error|fatal)\s*: (.+)$", text, re.MULTILINE)
     return one_line(found[1] if found else text.splitlines()[0] if text else "failed")

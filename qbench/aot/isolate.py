@@ -97,13 +97,13 @@ def isolated(
 
 def _ended(child: _Child, timeout_s: float) -> Outcome | None:
     """What came of a child, or None while it runs."""
-    pid, status = os.waitpid(child.pid, os.WNOHANG)
-    late = time.monotonic() > child.deadline
-    if pid == 0 and not late:
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT  # leaves it to be waited for, so its number stays its own
+    over = os.waitid(os.P_PID, child.pid, look) is not None
+    if not over and time.monotonic() < child.deadline:
         return None
     _kill(child.pid)  # also the tools it started, which may outlive it
-    if pid == 0:
-        os.waitpid(child.pid, 0)
+    _, status = os.waitpid(child.pid, 0)
+    if not over:
         return Outcome(status=f"was not done after {timeout_s:g} s", printed=_printed(child.folder))
     code = os.waitstatus_to_exitcode(status)
     try:
@@ -164,9 +164,7 @@ def _settle(folder: Path, memory_bytes: int) -> None:
     import resource
 
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(
-        _PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # if this process is killed, so are its children
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a process that is killed takes its children
     gc.disable()  # collecting would copy the parent's pages
     faulthandler.disable()  # it would report a crash on the parent's terminal
     for caught in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
