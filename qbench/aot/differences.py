@@ -246,12 +246,13 @@ def _size(now: Metrics, base: Metrics, share: float) -> Iterator[Finding]:
     if after * SOME < before:
         yield Finding(Weight.BETTER, "instructions", text)
     elif after > SOME * before:
-        grown = _grown(now, base, share)
+        risen = _risen(now, base, share)
+        grown = _grown(risen, share)
         cause = f"; most of them {', '.join(f'{name} {b} -> {a}' for name, b, a in grown)}" if grown else ""
-        detour = _detour(grown, share)
+        detour = _detour(risen, share)
         weight = Weight.WORSE if after > MANY * before else Weight.CHANGED
         yield Finding(weight, "instructions", f"{text}{cause}{detour}")
-    elif grown := [row for row in _grown(now, base, share) if row[0] in _SLOW and _doubled(row, share)]:
+    elif grown := [row for row in _risen(now, base, share) if row[0] in _SLOW and _doubled(row, share)]:
         # As many instructions, but slower ones in place of others.
         words = ", ".join(f"{name} {b} -> {a}" for name, b, a in grown)
         detour = _detour(grown, share)
@@ -280,18 +281,23 @@ def _doubled(row: tuple[str, int, int], share: float) -> bool:
 _SLOW = ("conversions", "64-bit arithmetic", "special functions", "calls", "shuffles", "fp32 arithmetic")
 
 
-def _grown(now: Metrics, base: Metrics, share: float) -> list[tuple[str, int, int]]:
-    """Up to three groups of instructions that grew most, with counts before and after."""
+def _risen(now: Metrics, base: Metrics, share: float) -> list[tuple[str, int, int]]:
+    """Groups of instructions of which there are more, most first, with counts before and after."""
     after, before = family_counts(now.histogram), family_counts(base.histogram)
     rows = [(name, before.get(name, 0), after.get(name, 0)) for name in GROUPS]
-    risen = [row for row in rows if row[2] * share - row[1] >= 1]
-    total = sum(a * share - b for _name, b, a in risen)
-    risen.sort(key=lambda row: row[1] - row[2] * share)
+    return sorted(
+        (row for row in rows if row[2] * share - row[1] >= 1), key=lambda row: row[1] - row[2] * share
+    )
+
+
+def _grown(risen: list[tuple[str, int, int]], share: float) -> list[tuple[str, int, int]]:
+    """Up to three that make most of it."""
+    total = sum(after * share - before for _name, before, after in risen)
     return [row for row in risen[:3] if row[2] * share - row[1] >= 0.1 * total]
 
 
-def _detour(grown: list[tuple[str, int, int]], share: float) -> str:
-    rose = {row[0] for row in grown if _doubled(row, share)}
+def _detour(risen: list[tuple[str, int, int]], share: float) -> str:
+    rose = {row[0] for row in risen if _doubled(row, share)}
     if "64-bit arithmetic" in rose:
         return ": fp64 arithmetic crept in"
     if {"conversions", "fp32 arithmetic"} <= rose:

@@ -117,8 +117,6 @@ def mxfp4_cases() -> list[qbench.CompileCase]:
         case("floor", "fp32"),
         case("floor", m=16),
         *(case("floor", had=had) for had in (32, 128)),
-        case("quest", had=128),
-        case("floor", "fp32", 128),
     ]
 
 
@@ -193,11 +191,9 @@ def gemm_cases() -> list[qbench.CompileCase]:
     return [
         *(case(NVFP4, "bf16", m, fast=m == 1) for m in (1, 32, 64, 128, 256, 1024)),
         *(case(NVFP4, "quantized", m) for m in (16, 1024)),
-        case(NVFP4, "fp16", 16),
         *(case(NVFP4, "fp32", m) for m in (16, 1024)),
         case(NVFP4, "bf16", 16, K + 32),
-        case(NVFP4, "bf16", 1024, K + 32),
-        case(NVFP4, "bf16", 16, bias=True),
+        case(NVFP4, "fp16", 1024, K + 32, bias=True),
         *(case(MXFP4, "bf16", m) for m in (16, 1024)),
         *(case(MXFP4, "quantized", m) for m in (16, 1024)),
         *(case(MXFP4, "fp16", m) for m in (16, 1024)),
@@ -213,7 +209,7 @@ def gemm_quantize_cases() -> list[qbench.CompileCase]:
         expect = {"nvfp4_gemm_quantize_kernel": fp4_gemm_quantize.expected(m)}
         return qbench.CompileCase(f"nvfp4_gemm_quantize[{a},m={m},n={N},k={K}]", launch, expect)
 
-    return [case("bf16", 16), case("bf16", 1024), case("quantized", 1024)]
+    return [case("bf16", 16), case("quantized", 1024)]
 
 
 def launch_of(case: str) -> Callable[[], object] | None:
