@@ -168,7 +168,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             lines.append("compile baselines: the session was interrupted; none was written")
         else:
             lines += update_lines(state.write(), state.update, state.baselines / "compile")
-        if session.config.getoption("--qbench-compile"):
+        if session.config.getoption("--qbench-compile") and not session.config.option.keyword:
             lines += unused_lines(state.unused())
         if report:
             lines.append(

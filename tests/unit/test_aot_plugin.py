@@ -70,7 +70,7 @@ def test_without_the_option_the_sample_is_compiled_and_the_rest_deselected(suite
     result = run(suite)
     result.assert_outcomes(passed=2, deselected=4)
     assert compiled(suite) == ["fast-sm_90"]
-    result.stdout.fnmatch_lines(["*1 kernels compiled by Triton * for sm_90: 1 no-baseline"])
+    result.stdout.fnmatch_lines(["*1 kernel compiled by Triton * for sm_90: 1 no-baseline"])
 
 
 def test_with_it_all_are_compiled_together_and_nothing_else_is_run(suite: pytest.Pytester) -> None:
