@@ -33,7 +33,8 @@ def summary_lines(results: Sequence[CompileResult], triton: str) -> list[str]:
     counts = Counter(result.judged.verdict for result in results)
     said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
     targets = sorted({result.target for result in results}, key=lambda name: int(name[3:]))
-    lines = [f"{len(results)} kernel{'s' * (len(results) != 1)} compiled by Triton {triton} for {', '.join(targets)}: {said}"]
+    kernels = f"{len(results)} kernel{'s' * (len(results) != 1)}"
+    lines = [f"{kernels} compiled by Triton {triton} for {', '.join(targets)}: {said}"]
     for outcome, heading in _HEADINGS.items():
         found = [f"  {r.name}: {r.judged.words}" for r in results if r.judged.verdict is outcome]
         shown = found if outcome.fails else found[:_SHOWN]
