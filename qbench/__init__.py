@@ -1,12 +1,14 @@
 """qbench: check and time every provider of a quantized operation, and judge it against stored baselines.
 
-The names below are the public interface. Nothing here imports torch until a case runs.
+The names below are the public interface. Nothing here imports torch until a case runs or a kernel is compiled.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qbench.aot.cases import CompileCase, compile_cases, parametrize_compiled
+from qbench.aot.expect import Expectation
 from qbench.case import (
     Case,
     Cost,
@@ -22,11 +24,14 @@ from qbench.case import (
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
 
 if TYPE_CHECKING:
+    from qbench.aot.compiled import compiled
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
     "Case",
+    "CompileCase",
     "Cost",
+    "Expectation",
     "GemmBound",
     "Mismatch",
     "Op",
@@ -35,9 +40,12 @@ __all__ = [
     "Workload",
     "WrongResult",
     "cases",
+    "compile_cases",
+    "compiled",
     "exact",
     "gemm_error",
     "parametrize",
+    "parametrize_compiled",
     "poisoned_allocations",
     "provider",
     "provider_info",
@@ -46,7 +54,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`poisoned_allocations` lives beside torch, so it is imported when it is first asked for."""
+    """These two live beside torch and Triton, so they are imported when they are first asked for."""
+    if name == "compiled":
+        from qbench.aot.compiled import compiled
+
+        return compiled
     if name == "poisoned_allocations":
         from qbench.tensors import poisoned_allocations
 
