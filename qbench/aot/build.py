@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from qbench.aot import cache as stored
+from qbench.aot.branches import Instruction
 from qbench.aot.driver import compilable
 from qbench.aot.failure import describe, one_line, reason
 from qbench.aot.isolate import isolated
 from qbench.aot.launch import Launch
 from qbench.aot.metrics import Metrics
-from qbench.aot.sass import Instruction, disassemble, summarize
+from qbench.aot.sass import disassemble, summarize
 from qbench.aot.target import Target
 from qbench.aot.worker import compile_launches
 
@@ -136,6 +137,7 @@ def _metrics(
         warps=answer["warps"],
         instructions=read.instructions,
         looped=read.looped,
+        overwritten=read.overwritten,
         iterations=counted[3],
         histogram=read.histogram,
         global_loads=read.global_loads,

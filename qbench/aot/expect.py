@@ -10,7 +10,7 @@ Targets are keys: "*" for every one, "sm_90", or several, "sm_80 sm_89 sm_120".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -107,7 +107,17 @@ def check(metrics: Metrics, expectation: Expectation, target: Limits) -> list[Fi
         found.append(
             _worse("spill", f"spills {spill_words(metrics)}{f', allowed {allowed}' if allowed else ''}")
         )
+    if metrics.overwritten:
+        found.append(_race(metrics.overwritten))
     return [*found, *_limits(metrics, target)]
+
+
+def _race(writers: Sequence[str]) -> Finding:
+    more = f" and {len(writers) - 1} others" if len(writers) > 1 else ""
+    return _worse(
+        "race",
+        f"a product's operand in registers is overwritten while the product may still read it: {writers[0]}{more}",
+    )
 
 
 def spill_words(metrics: Metrics) -> str:

@@ -18,6 +18,7 @@ class Metrics:
     warps                  per program
     instructions           without padding
     looped                 of them inside loops of the machine code
+    overwritten            instructions that write an operand of a product in flight: a race (see in_flight)
     iterations             of the loops a program is in, counted in Triton's IR: 1 without a loop, None where unknown
     histogram              opcode, normalised over disassembler versions -> count
     global_loads, ...      width in bits -> count; bulk (TMA) copies carry no width and are in the histogram alone
@@ -35,6 +36,7 @@ class Metrics:
     warps: int
     instructions: int
     looped: int
+    overwritten: tuple[str, ...]
     iterations: int | None
     histogram: Mapping[str, int]
     global_loads: Mapping[int, int]

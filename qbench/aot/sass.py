@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-Instruction = tuple[str, str]  # opcode with its modifiers, operands
+from qbench.aot.branches import Instruction, loops
+from qbench.aot.in_flight import overwritten
+
 _BYTES = 16  # of one instruction, since Volta
 _SAME = {
     "MOV": ("MOV", "MOV32I", "CS2R", "UMOV", "IMAD.MOV", "IMAD.MOV.U32"),
@@ -54,6 +56,7 @@ class Code:
 
     instructions: int
     looped: int
+    overwritten: tuple[str, ...]
     histogram: dict[str, int]
     global_loads: dict[int, int]
     global_stores: dict[int, int]
@@ -95,6 +98,7 @@ def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) ->
     return Code(
         instructions=histogram.total(),
         looped=looped(instructions),
+        overwritten=overwritten(instructions),
         histogram=dict(sorted(histogram.items())),
         **{name: dict(sorted(counts.items())) for name, counts in widths.items()},
         spill_bytes=spilled,
@@ -104,22 +108,8 @@ def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) ->
 
 
 def looped(instructions: Sequence[Instruction]) -> int:
-    """How many lie between a branch and its target further up. Code ends in a branch to itself, which tells where
-    its addresses begin."""
-    branches = [
-        (place, int(found[1], 16) // _BYTES)
-        for place, (opcode, operands) in enumerate(instructions)
-        if opcode.partition(".")[0] == "BRA" and (found := re.search(r"0x([0-9a-f]+)$", operands))
-    ]
-    if not branches:
-        return 0
-    begin = branches[-1][1] - branches[-1][0]
-    inside = {
-        place
-        for last, target in branches[:-1]
-        if 0 <= target - begin < last
-        for place in range(target - begin, last + 1)
-    }
+    """How many lie between a branch and its target further up."""
+    inside = {place for last, first in loops(instructions).items() for place in range(first, last + 1)}
     return sum(instructions[place][0].partition(".")[0] != "NOP" for place in inside)
 
 

@@ -69,11 +69,10 @@ def test_each_failure_is_one_line_and_the_others_compile(
     assert list((folders / "scratch").iterdir()) == []
 
 
-def test_time_and_memory_end_in_a_line() -> None:
+def test_time_that_runs_out_is_a_line_and_is_not_kept() -> None:
     launches = record(lambda: toys.copy(torch.empty(128)))
     assert build(launches, timeout_s=0.001)[0].error == "the compiler was not done after 0.001 s"
-    assert build(launches, memory_bytes=1 << 20)[0].error == "out of memory"
-    assert build(launches)[0].error == ""  # failures are not kept
+    assert build(launches)[0].error == ""
 
 
 def test_what_is_the_same_is_compiled_once_and_kept(compilations: list[int], folders: Path) -> None:

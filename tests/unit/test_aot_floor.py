@@ -22,6 +22,7 @@ COPY = replace(
     mma={},
     flops=0,
     looped=0,
+    overwritten=(),
     iterations=1,
     instructions=100,
     bytes_read=8192,

@@ -22,6 +22,7 @@ BASE = Metrics(
     warps=4,
     instructions=1320,
     looped=600,
+    overwritten=(),
     iterations=64,
     histogram={
         "LDG.128": 8,
