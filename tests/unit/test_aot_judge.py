@@ -298,3 +298,11 @@ def test_every_finding_of_check_is_worse() -> None:
     assert {finding.weight for finding in check(BASE, Expectation(required={"*": ("XYZ",)}), SM_90)} == {
         Weight.WORSE
     }
+
+
+def test_an_operand_overwritten_in_flight_is_worse_unless_it_is_accepted_with_a_reason() -> None:
+    found = verdict(overwritten=("MOV R152, R9", "MOV R153, R9"))
+    assert (found.verdict, found.as_declared) == (Outcome.WORSE, False)
+    assert "may still read it: MOV R152, R9 and 1 others" in found.words
+    accepted = Expectation(races={"sm_90": "the wait is in assembly"})
+    assert verdict(expectation=accepted, overwritten=("MOV R152, R9",)).verdict is Outcome.SAME
