@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def devices(root: Path) -> int:
-    """This machine's devices, the key of each, and what is stored for it and for others under `root`."""
+    """This machine's devices, the key of each, what is stored for it and for others under `root`; the interpreter."""
     from qbench.device import describe, has_cuda
 
     if has_cuda():
@@ -75,7 +75,25 @@ def devices(root: Path) -> int:
     others = sorted(devices - {device.key for device in found})
     for key in others:
         print(f"not here  {key}\n  baselines: {_stored(root / key)}")
+    print(_interpreter())
     return EXIT_OK
+
+
+def _interpreter() -> str:
+    """What Triton's interpreter, the other place where kernels run, gets wrong in the version that is here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        return "no Triton: no kernel can be interpreted or compiled"
+    from qbench.interpreter import patches
+
+    states = patches()
+    mended = [state.name for state in states if state.repairs_a_defect and not state.active]
+    used = sum(state.active for state in states)
+    right = f"; right upstream by now: {', '.join(mended)}" if mended else ""
+    return f"interpreter  Triton {triton}\n  repairs: {used} of {len(states)} in use{right}"
 
 
 def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
