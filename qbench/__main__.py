@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def devices(root: Path) -> int:
     """This machine's devices, the key of each, what is stored for it and for others under `root`; the interpreter."""
+    from qbench.baseline import stored_files
     from qbench.device import describe, has_cuda
 
     if has_cuda():
@@ -71,8 +72,7 @@ def devices(root: Path) -> int:
     for index, device in enumerate(found):
         print(f"{device.kind}:{index}  {device.name}  {device.key}")
         print(f"  baselines: {_stored(root / device.key)}")
-    devices = {path.parent.name for path in root.glob("*/*.json")} - {"compile"}  # of no device
-    others = sorted(devices - {device.key for device in found})
+    others = sorted({path.parent.name for path in stored_files(root)} - {device.key for device in found})
     for key in others:
         print(f"not here  {key}\n  baselines: {_stored(root / key)}")
     print(_interpreter())
@@ -134,11 +134,11 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
 
 def spread(root: Path, least_runs: int) -> int:
     """Print how much the cases of at least `least_runs` stored runs move from process to process."""
-    from qbench.baseline import REMEDY, File
+    from qbench.baseline import REMEDY, File, stored_files
     from qbench.result import read_json
     from qbench.spread import spread_lines, spreads
 
-    for folder in sorted({path.parent for path in root.glob("**/*.json") if path.parent.name != "compile"}):
+    for folder in sorted({path.parent for path in stored_files(root)}) or [root]:  # or one device's own
         print(folder)
         files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]
         print("\n".join(spread_lines(spreads(files, least_runs))))
