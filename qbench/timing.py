@@ -11,7 +11,6 @@ with events around eager calls. On a CPU: the wall clock.
 from __future__ import annotations
 
 import gc
-import resource
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,9 +30,8 @@ _MAX_COPIES = 320
 _MAX_LAUNCHES = 1000
 _MAX_EAGER = 64
 _CYCLES_PER_NS = 3  # a spin is counted in cycles, and GPUs run at up to 3 GHz
-_PREEMPTED_PER_S = (
-    60  # of each thread; on two cores 18 where nothing else runs, 120 beside two busy processes
-)
+# of each thread; seen on two cores: 18 where nothing else ran, 120 beside two busy processes
+_PREEMPTED_PER_S = 60
 _LEAD_NS = 150_000  # least spin in which the host queues events and burst
 
 
@@ -91,7 +89,11 @@ def time_wall(thunk: Thunk, policy: TimingPolicy) -> Timed:
 
 def _preemptions() -> int:
     """How often the scheduler took the CPU from this process, all its threads counted."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows does not tell
+        return 0
+    return getrusage(RUSAGE_SELF).ru_nivcsw
 
 
 def _clocked(thunk: Thunk, launches: int) -> float:
