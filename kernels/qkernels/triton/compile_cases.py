@@ -84,7 +84,7 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
                 matrix(m, k, dtype), global_scale=gs, hadamard=had or None, one_level=one_level
             )
 
-        expect = {"nvfp4_quantize_kernel": nvfp4_quantize.expected(dtype, had, m)}
+        expect = nvfp4_quantize.expected(dtype, had, scale)
         if scale == "dynamic":
             expect["amax_kernel"] = amax.expected(dtype, had, k)
         return qbench.CompileCase(
@@ -105,7 +105,7 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
 def mxfp4_cases() -> list[qbench.CompileCase]:
     def case(rule: str, dtype: str = "bf16", had: int = 0, m: int = 4096, k: int = K) -> qbench.CompileCase:
         name = f"mxfp4_quantize[{dtype},{rule},had={had},m={m},k={k}]"
-        expect = {"mxfp4_quantize_kernel": mxfp4_quantize.expected(dtype, had, m)}
+        expect = mxfp4_quantize.expected(dtype, had, rule)
         return qbench.CompileCase(
             name,
             lambda: mxfp4_quantize.mxfp4_quantize(matrix(m, k, dtype), rule=rule, hadamard=had or None),

@@ -38,38 +38,28 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
-from qkernels.triton.expected import WARP_PRODUCTS, products
-from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, pack_pairs, rotate_tile
+from qkernels.triton.expected import expected_tile, expected_words
+from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, nvfp4_scale, pack_pairs, rotate_tile
+from qkernels.triton.fp4_words import load_parts, magnitudes_and_signs, store_codes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix, choose_tile
 
 TAKES = {NVFP4: ("hadamard", "global_scale"), NVFP4_1L: ("hadamard",)}
 """The formats of this kernel and the options of each."""
 
 
-def expected(dtype: str, hadamard: int, m: int = 4096) -> qbench.Expectation:
-    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
-    spills = {WARP_PRODUCTS: 4096} if (dtype, hadamard) == ("fp32", 128) else {}
-    operands = "f16" if dtype == "fp16" else "bf16"
-    store_bits = {
-        "*": 64 if m >= 1024 else 32
-    }  # a small tile has 8 elements, so 4 bytes of codes, for a thread
-    return qbench.Expectation(
-        products(operands) if hadamard else {},
-        load_bits={"*": 128},
-        store_bits=store_bits,
-        spill_bytes=spills,
-    )
+def expected(dtype: str, hadamard: int, scale: str = "static") -> dict[str, qbench.Expectation]:
+    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32" and a global scale of that kind."""
+    if dtype == "fp32":
+        return {"nvfp4_quantize_kernel": expected_tile(hadamard)}
+    return {"nvfp4_words_kernel": expected_words(64, on_chip=scale == "dynamic")}
 
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 
 
-@triton.jit(do_not_specialize=["m"])
-def nvfp4_quantize_kernel(
-    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
-):  # fmt: skip
-    """One tile. global_ptr: gs, written here if PARTIALS > 0 (dynamic), read otherwise; unused with one level."""
+@triton.jit
+def global_scale_of(global_ptr, partial_ptr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr):
+    """gs; the first program writes it where it is dynamic (PARTIALS > 0)."""
     if LEVELS == 1:
         encode_scale = 1.0
     elif PARTIALS > 0:
@@ -80,7 +70,16 @@ def nvfp4_quantize_kernel(
             tl.store(global_ptr, encode_scale)
     else:
         encode_scale = tl.load(global_ptr)
+    return encode_scale
 
+
+@triton.jit(do_not_specialize=["m"])
+def nvfp4_quantize_kernel(
+    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
+):  # fmt: skip
+    """One tile. global_ptr: gs, written here if PARTIALS > 0 (dynamic), read otherwise; unused with one level."""
+    encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None]
@@ -98,6 +97,32 @@ def nvfp4_quantize_kernel(
     block = tl.program_id(1) * (COLUMNS // 16) + tl.arange(0, COLUMNS // 16)
     scales = tl.reshape(scales, (ROWS, COLUMNS // 16)).to(tl.uint8)
     tl.store(scale_ptr + row * (k // 16) + block[None, :], scales, mask=inside & (block < k // 16)[None, :])
+
+
+@triton.jit(do_not_specialize=["m"])
+def nvfp4_words_kernel(
+    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
+):  # fmt: skip
+    """The same of sixteen-bit x, a thread for each block: see fp4_words.py."""
+    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
+    index = tl.arange(0, ROWS * COLUMNS // 16)
+    row = tl.program_id(0) * ROWS + index // (COLUMNS // 16)
+    block = tl.program_id(1) * (COLUMNS // 16) + index % (COLUMNS // 16)
+    inside = (row < m) & (block < k // 16)
+    row = row.to(tl.int64)
+    x_ptr += row * stride + block * 16
+    words = load_parts(x_ptr, inside, 2)
+    encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
+    sizes, signs, amax_bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
+
+    byte, inverse, coded = nvfp4_scale(amax_bits, encode_scale)
+    tl.store(scale_ptr + row * (k // 16) + block, byte.to(tl.uint8), mask=inside)
+    out_ptr = data_ptr + (row * (k // 16) + block) * 8
+    if HALF:  # magnitudes in [2^-28, 2^23], rotated or not: gs/s is a normal number wherever s > 0
+        store_codes(out_ptr, sizes, signs, None, encode_scale * inverse, coded, inside, 2)
+    else:  # gs/s can overflow
+        store_codes(out_ptr, sizes, signs, encode_scale, inverse, coded, inside, 2)
 
 
 def nvfp4_quantize(
@@ -129,7 +154,15 @@ def nvfp4_quantize(
             gs = torch.empty(1, dtype=torch.float32, device=x.device)
             partial = partial_amax(x, hadamard=hadamard, finite_only=True)
             partials = partial.numel()
-    if m > 0:
+    if m > 0 and words_fit(x):
+        tile = choose_tile(m, k, elements=4096)
+        with torch.cuda.device_of(x):
+            nvfp4_words_kernel[(tile.down, tile.across)](
+                x, data, scale, gs, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
+                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, PARTIALS=partials,
+                num_warps=tile.rows * tile.columns // 1024, enable_fp_fusion=False,
+            )  # fmt: skip
+    elif m > 0:
         tile = choose_tile(m, k, hadamard=hadamard)
         with torch.cuda.device_of(x):
             nvfp4_quantize_kernel[(tile.down, tile.across)](
