@@ -39,6 +39,6 @@ def expected_tile(hadamard: int) -> qbench.Expectation:
 
 
 def expected_words(store_bits: int, *, on_chip: bool = False) -> qbench.Expectation:
-    """The FP4 quantizers of words: from loads to one store of a block's codes without shared memory (unless on_chip)."""
+    """The FP4 quantizers of words: one store of a block's codes, and no shared memory (unless on_chip)."""
     detours = () if on_chip else ("LDS", "STS", "BAR")
     return qbench.Expectation({}, {"*": detours}, load_bits={"*": 128}, store_bits={"*": store_bits})

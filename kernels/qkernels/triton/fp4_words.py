@@ -23,11 +23,16 @@ import triton.language as tl
 from torch import Tensor
 
 from qbench.interpreter import register_inline_asm
+from qkernels.triton.butterflies import rotate_parts
 from qkernels.triton.fp4 import magnitude_bits
 
 _HALVES = tl.constexpr("{ .reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h; }")
 _MAX_F16 = tl.constexpr("max.NaN.f16x2 $0, $1, $2;")
 _MAX_BF16 = tl.constexpr("max.NaN.bf16x2 $0, $1, $2;")
+# inf * 0 + inf is NaN, and a maximum without .NaN takes the other operand
+_FINITE = "{ .reg .b32 z, v; mov.b32 z, 0; fma.rn.TYPE v, $2, z, $2; max.TYPE $0, $1, v; }"
+_FINITE_F16 = tl.constexpr(_FINITE.replace("TYPE", "f16x2"))
+_FINITE_BF16 = tl.constexpr(_FINITE.replace("TYPE", "bf16x2"))
 # bytes are counted from the lowest, 4 to 7 are those of the second word; 8 more repeats a byte's sign bit
 _SIGNS = tl.constexpr("prmt.b32 $0, $1, $2, 0xfbd9;")  # of both words' halves: low, low, high, high
 _TOP_SIGNS = tl.constexpr("prmt.b32 $0, $1, $2, 0xfbfb;")  # of both words
@@ -53,6 +58,15 @@ def _largest_halves(a: Any, b: Any) -> Any:
     return np.maximum(*pairs).view(np.int32)[..., 0]
 
 
+def _larger_if_finite(infinity: int) -> Any:
+    def meaning(best: Any, word: Any) -> Any:
+        halves = np.ascontiguousarray(word).view(np.uint16)
+        finite = np.where(halves < infinity, halves, 0).astype(np.uint16).view(np.int32)
+        return _largest_halves(best, finite.reshape(word.shape))
+
+    return meaning
+
+
 def _as_floats(word: Any) -> Any:
     pair = np.ascontiguousarray(word).view(np.float16).reshape(*word.shape, 2).astype(np.float32)
     return pair[..., 0], pair[..., 1]
@@ -61,6 +75,8 @@ def _as_floats(word: Any) -> Any:
 register_inline_asm(_HALVES.value, _as_floats)
 register_inline_asm(_MAX_F16.value, _largest_halves)
 register_inline_asm(_MAX_BF16.value, _largest_halves)
+register_inline_asm(_FINITE_F16.value, _larger_if_finite(0x7C00))
+register_inline_asm(_FINITE_BF16.value, _larger_if_finite(0x7F80))
 for _asm in (_SIGNS, _TOP_SIGNS, _LOW_HALVES, _HIGH_HALVES):
     register_inline_asm(_asm.value, _permuted(int(_asm.value.split("0x")[1].rstrip(";"), 16)))
 
@@ -71,7 +87,8 @@ def words_fit(x: Tensor) -> bool:
 
 
 @triton.jit
-def permute(a, b, ASM: tl.constexpr):
+def join_words(a, b, ASM: tl.constexpr):
+    """An instruction from two words to one."""
     return tl.inline_asm_elementwise(ASM, "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1)
 
 
@@ -89,18 +106,13 @@ def values(words, HALF: tl.constexpr):
 
 
 @triton.jit
-def larger_f16(a, b):
-    return tl.inline_asm_elementwise(_MAX_F16, "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1)
-
-
-@triton.jit
-def larger_bf16(a, b):
-    return tl.inline_asm_elementwise(_MAX_BF16, "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1)
-
-
-@triton.jit
-def largest_words(a, b, HALF: tl.constexpr):
-    return larger_f16(a, b) if HALF else larger_bf16(a, b)
+def largest_words(a, b, HALF: tl.constexpr, FINITE: tl.constexpr = False):
+    """The larger of each half of two words of magnitudes: NaN if either is, or (FINITE) b only where it is finite."""
+    if FINITE:
+        word = join_words(a, b, _FINITE_F16 if HALF else _FINITE_BF16)
+    else:
+        word = join_words(a, b, _MAX_F16 if HALF else _MAX_BF16)
+    return word
 
 
 @triton.jit
@@ -140,16 +152,16 @@ def code_word(sizes, factor):
     low, high = tl.split(tl.reshape(codes, (codes.shape[0], 4, 2)))
     low, high = tl.split(tl.reshape(low + (high << 4), (codes.shape[0], 2, 2)))
     low, high = tl.split(low + (high << 8))
-    return permute(low, high, _LOW_HALVES)
+    return join_words(low, high, _LOW_HALVES)
 
 
 @triton.jit
 def sign_word(words):
     """int32 [BLOCKS, 4] of sixteen-bit floats -> [BLOCKS], the sign of element j in bit 4j + 3."""
     even, odd = tl.split(tl.reshape(words, (words.shape[0], 2, 2)))
-    first, second = tl.split(permute(even, odd, _SIGNS))
-    low = permute(first, second, _LOW_HALVES)
-    high = permute(first, second, _HIGH_HALVES)
+    first, second = tl.split(join_words(even, odd, _SIGNS))
+    low = join_words(first, second, _LOW_HALVES)
+    high = join_words(first, second, _HIGH_HALVES)
     return (low & 0x08080808) | (high & -2139062144)  # 0x80808080
 
 
@@ -158,11 +170,11 @@ def top_sign_word(y):
     """The same of fp32 [BLOCKS, 8]."""
     even, odd = tl.split(tl.reshape(y.to(tl.int32, bitcast=True), (y.shape[0], 4, 2)))
     first, second = tl.split(tl.reshape(even, (y.shape[0], 2, 2)))
-    first, second = tl.split(permute(first, second, _TOP_SIGNS))
-    low = permute(first, second, _LOW_HALVES)
+    first, second = tl.split(join_words(first, second, _TOP_SIGNS))
+    low = join_words(first, second, _LOW_HALVES)
     first, second = tl.split(tl.reshape(odd, (y.shape[0], 2, 2)))
-    first, second = tl.split(permute(first, second, _TOP_SIGNS))
-    high = permute(first, second, _LOW_HALVES)
+    first, second = tl.split(join_words(first, second, _TOP_SIGNS))
+    high = join_words(first, second, _LOW_HALVES)
     return (low & 0x08080808) | (high & -2139062144)
 
 
@@ -180,47 +192,6 @@ def load_parts(x_ptr, inside, PARTS: tl.constexpr):
     for i in tl.static_range(PARTS):
         words += (load_part(x_ptr + i * 8, inside),)
     return words
-
-
-@triton.jit
-def butterfly(y):
-    """fp32 [BLOCKS, 8] times H of eight, in three stages of sums and differences; each turns the bits of the index."""
-    blocks: tl.constexpr = y.shape[0]
-    for _stage in tl.static_range(3):
-        even, odd = tl.split(tl.reshape(y, (blocks, 4, 2)))
-        y = tl.reshape(tl.permute(tl.join(even + odd, even - odd), (0, 2, 1)), (blocks, 8))
-    return y
-
-
-@triton.jit
-def across_blocks(y, AWAY: tl.constexpr):
-    """One stage between block i and block i ^ AWAY: their sum, and in the second sum - 2*own, which is the difference
-    but for one rounding of the sum."""
-    blocks: tl.constexpr = y.shape[0]
-    pairs = tl.reshape(y, (blocks // (2 * AWAY), 2, AWAY, 8))
-    sums = tl.sum(pairs, axis=1, keep_dims=True)
-    sign = (tl.arange(0, 2) * -2).to(tl.float32)[None, :, None, None]
-    return tl.reshape(tl.fma(pairs, sign, sums), (blocks, 8))
-
-
-@triton.jit
-def rotate_parts(parts, PARTS: tl.constexpr, N: tl.constexpr):
-    """PARTS (2 or 4) times fp32 [BLOCKS, 8] -> the same times H of N elements, not yet divided by sqrt(N)."""
-    done = ()
-    for i in tl.static_range(PARTS):
-        done += (butterfly(parts[i]),)
-    if PARTS == 2:
-        done = (done[0] + done[1], done[0] - done[1])
-    else:
-        low, high = (done[0] + done[1], done[2] + done[3]), (done[0] - done[1], done[2] - done[3])
-        done = (low[0] + low[1], high[0] + high[1], low[0] - low[1], high[0] - high[1])
-    for stage in tl.static_range(3):
-        if (8 * PARTS) << stage < N:
-            more = ()
-            for i in tl.static_range(PARTS):
-                more += (across_blocks(done[i], 1 << stage),)
-            done = more
-    return done
 
 
 @triton.jit

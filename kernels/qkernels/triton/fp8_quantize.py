@@ -41,7 +41,7 @@ from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
-from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
+from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile, grid_of, tile_of_program
 
 TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
 """The formats of these kernels and the options of each."""
@@ -72,14 +72,15 @@ def to_e4m3(y, HARDWARE: tl.constexpr):
         return encode_e4m3(y)
 
 
-@triton.jit(do_not_specialize=["m"])
+@triton.jit(do_not_specialize=["m", "across"])
 def fp8_tensor_kernel(
-    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,
+    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride, across,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """One tile under one scale: written here if PARTIALS > 0 (dynamic), read otherwise."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    down, along = tile_of_program(across, PARTIALS > 0)
+    row = down * ROWS + tl.arange(0, ROWS)
+    column = along * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
     wanted = inside
     if PARTIALS > 0:
@@ -162,8 +163,8 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
     if m > 0:
         tile = choose_tile(m, k)
         with torch.cuda.device_of(x):
-            fp8_tensor_kernel[(tile.down, tile.across)](
-                x, out, scales, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
+            fp8_tensor_kernel[grid_of(tile, reversed_=partial is not None)](
+                x, out, scales, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
                 PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
                 num_warps=4, enable_fp_fusion=False,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -31,6 +32,24 @@ class Tile:
     @property
     def programs(self) -> int:
         return self.down * self.across
+
+
+@triton.jit
+def tile_of_program(across, REVERSED: tl.constexpr):
+    """(down, across) of this program's tile: see grid_of.
+
+    A kernel that reads what another has just read from front to back finds its end in the L2 cache.
+    """
+    if REVERSED:
+        program = tl.num_programs(0) - 1 - tl.program_id(0)
+        return program // across, program % across
+    else:
+        return tl.program_id(0), tl.program_id(1)
+
+
+def grid_of(tile: Tile, *, reversed_: bool) -> tuple[int, ...]:
+    """One program for each tile: row by row from the last tile back, or down and across (no division)."""
+    return (tile.programs,) if reversed_ else (tile.down, tile.across)
 
 
 def check_matrix(x: Tensor, *, block: int = 1, hadamard: int | None = None) -> tuple[int, int]:

@@ -41,7 +41,14 @@ from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.expected import expected_tile, expected_words
 from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, nvfp4_scale, pack_pairs, rotate_tile
 from qkernels.triton.fp4_words import load_parts, magnitudes_and_signs, store_codes, words_fit
-from qkernels.triton.launch import as_scale, check_hadamard, check_matrix, choose_tile
+from qkernels.triton.launch import (
+    as_scale,
+    check_hadamard,
+    check_matrix,
+    choose_tile,
+    grid_of,
+    tile_of_program,
+)
 
 TAKES = {NVFP4: ("hadamard", "global_scale"), NVFP4_1L: ("hadamard",)}
 """The formats of this kernel and the options of each."""
@@ -99,16 +106,17 @@ def nvfp4_quantize_kernel(
     tl.store(scale_ptr + row * (k // 16) + block[None, :], scales, mask=inside & (block < k // 16)[None, :])
 
 
-@triton.jit(do_not_specialize=["m"])
+@triton.jit(do_not_specialize=["m", "across"])
 def nvfp4_words_kernel(
-    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride,
+    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride, across,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
 ):  # fmt: skip
     """The same of sixteen-bit x, a thread for each block: see fp4_words.py."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     index = tl.arange(0, ROWS * COLUMNS // 16)
-    row = tl.program_id(0) * ROWS + index // (COLUMNS // 16)
-    block = tl.program_id(1) * (COLUMNS // 16) + index % (COLUMNS // 16)
+    down, along = tile_of_program(across, PARTIALS > 0)
+    row = down * ROWS + index // (COLUMNS // 16)
+    block = along * (COLUMNS // 16) + index % (COLUMNS // 16)
     inside = (row < m) & (block < k // 16)
     row = row.to(tl.int64)
     x_ptr += row * stride + block * 16
@@ -157,8 +165,8 @@ def nvfp4_quantize(
     if m > 0 and words_fit(x):
         tile = choose_tile(m, k, elements=4096)
         with torch.cuda.device_of(x):
-            nvfp4_words_kernel[(tile.down, tile.across)](
-                x, data, scale, gs, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
+            nvfp4_words_kernel[grid_of(tile, reversed_=partials > 0)](
+                x, data, scale, gs, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
                 HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, PARTIALS=partials,
                 num_warps=tile.rows * tile.columns // 1024, enable_fp_fusion=False,
             )  # fmt: skip
