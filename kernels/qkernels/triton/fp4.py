@@ -74,21 +74,25 @@ def encode_e4m3(y):
 @triton.jit
 def correct_quotient(x, divisor, inverse):
     """x/divisor rounded once, from inverse = fl(1/divisor) (Markstein 1990): the remainder of a first quotient is
-    exact in a fused multiply-add. Four operations, against nine and a branch of `div_rn`. The divisor is > 0;
+    exact in a fused multiply-add. Three operations, against nine and a branch of `div_rn`. The divisor is > 0;
     every quotient and remainder that matters must be in fp32's normal range; an infinite quotient gives NaN.
+    The remainder is q*d - x, which cancels to +0, and is taken times -inverse: -0 added to q keeps the sign of zero.
     """
     quotient = x * inverse
-    better = tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)
-    # the sums turn -0 into +0
-    bits = (better.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | (x.to(tl.int32, bitcast=True) & -0x80000000)
-    return bits.to(tl.float32, bitcast=True)
+    return tl.fma(tl.fma(quotient, divisor, x * -1.0), -inverse, quotient)  # -x is 0 - x, an operation
+
+
+@triton.jit
+def scale_factor(scale):
+    """A power of two that brings a scale > 0 near one, where quotients and remainders are normal numbers."""
+    factor = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60 times 2^80
+    return tl.where(scale > 1.152921504606847e18, 8.271806125530277e-25, factor)  # above 2^60 times 2^-80
 
 
 @triton.jit
 def divide_by_scale(x, scale):
     """x/scale rounded once, for a scalar scale > 0 of any size; beyond +-2^23 it saturates, NaN stays NaN."""
-    factor = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60 times 2^80
-    factor = tl.where(scale > 1.152921504606847e18, 8.271806125530277e-25, factor)  # above 2^60 times 2^-80
+    factor = scale_factor(scale)
     divisor = scale * factor  # exact, and x * factor is too wherever the quotient is not tiny or saturated
     limit = divisor * 8388608.0
     bounded = tl.clamp(x * factor, -limit, limit, propagate_nan=tl.PropagateNan.ALL)

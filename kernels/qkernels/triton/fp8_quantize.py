@@ -82,36 +82,44 @@ def fp8_tensor_kernel(
     row = down * ROWS + tl.arange(0, ROWS)
     column = along * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
-    wanted = inside
+    at = row.to(tl.int64)[:, None]
+    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if PARTIALS > 0:
         amax = largest(partial_ptr, PARTIALS)
         finite = magnitude_bits(amax) < 0x7F800000
         scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
-        wanted = inside & finite  # nothing is read of a tensor without a scale: its codes are zeros
+        x = tl.where(finite, x, 0.0)  # the codes of a tensor without a scale
         if tl.program_id(0) + tl.program_id(1) == 0:
             tl.store(scale_ptr, scale)
     else:
         scale = tl.load(scale_ptr)
     inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)
-    at = row.to(tl.int64)[:, None]
-    x = tl.load(x_ptr + at * stride + column[None, :], mask=wanted, other=0.0).to(tl.float32)
     tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)
 
 
 @triton.jit
 def fp8_token_kernel(
-    x_ptr, out_ptr, scale_ptr, k, stride, LENGTH: tl.constexpr, WHOLE: tl.constexpr, HARDWARE: tl.constexpr
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    k,
+    stride,
+    LENGTH: tl.constexpr,
+    WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
+    HARDWARE: tl.constexpr,
 ):
-    """One row, in one piece (WHOLE) or in pieces of LENGTH."""
+    """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     out_ptr += row * k
     column = tl.arange(0, LENGTH)
-    x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)
+    inside = (column < k) | EVEN
+    x = tl.load(x_ptr + column, mask=inside, other=0.0).to(tl.float32)
     bits = magnitude_bits(x)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0).to(tl.float32)
             bits = tl.maximum(bits, magnitude_bits(more))
     amax_bits = tl.max(bits, axis=0)
     finite = amax_bits < 0x7F800000
@@ -119,12 +127,12 @@ def fp8_token_kernel(
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
     inverse = tl.div_rn(1.0, scale)
     y = tl.where(finite, correct_quotient(x, scale, inverse), 0.0)
-    tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=column < k)
+    tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=inside)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0).to(tl.float32)
             y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
-            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
+            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 
 
 def has_e4m3_cast(device: torch.device) -> bool:
@@ -149,7 +157,8 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
             length, warps = choose_row(k)
             with torch.cuda.device_of(x):
                 fp8_token_kernel[(m,)](
-                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, HARDWARE=hardware,
+                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
+                    HARDWARE=hardware,
                     num_warps=warps, enable_fp_fusion=False,
                 )  # fmt: skip
         return QTensor(out.view(torch.float8_e4m3fn), scales, FP8_TOKEN, (m, k))

@@ -65,14 +65,19 @@ _LARGEST = tl.constexpr(FLOAT32_MAX)
 
 
 @triton.jit
+def encode_scale_of(amax):
+    """448*6/amax: it overflows for amax < 7.9e-36, and a zero tensor has no scale of its own."""
+    return tl.where(amax > 0.0, tl.minimum(tl.div_rn(2688.0, amax), _LARGEST), 1.0)
+
+
+@triton.jit
 def global_scale_of(global_ptr, partial_ptr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr):
     """gs; the first program writes it where it is dynamic (PARTIALS > 0)."""
     if LEVELS == 1:
         encode_scale = 1.0
     elif PARTIALS > 0:
         amax = largest(partial_ptr, PARTIALS)
-        # 2688/amax overflows for amax < 7.9e-36; a zero tensor has no scale of its own
-        encode_scale = tl.where(amax > 0.0, tl.minimum(tl.div_rn(2688.0, amax), _LARGEST), 1.0)
+        encode_scale = encode_scale_of(amax)
         if tl.program_id(0) + tl.program_id(1) == 0:
             tl.store(global_ptr, encode_scale)
     else:
