@@ -3,6 +3,8 @@
 Interpreted on a CPU, compiled on a GPU: there the same tests hold what inline assembly does to what it is said to mean.
 """
 
+# mypy: disable-error-code="untyped-decorator,no-untyped-def,assignment"
+
 from __future__ import annotations
 
 import pytest
@@ -18,6 +20,7 @@ from qkernels.format import MXFP4, NVFP4
 from qkernels.hadamard import hadamard_matrix
 from qkernels.tensor import QTensor
 from qkernels.triton import fp4_words
+from qkernels.triton.butterflies import rotate_parts
 from qkernels.triton.mxfp4_quantize import mxfp4_quantize
 from qkernels.triton.nvfp4_quantize import nvfp4_quantize
 
@@ -30,7 +33,7 @@ if triton.knobs.runtime.interpret:
 def words_kernel(x_ptr, factor_ptr, code_ptr, largest_ptr, BLOCKS: tl.constexpr, HALF: tl.constexpr):
     """Words of blocks of eight -> words of their codes under a factor each, and their largest magnitudes."""
     at = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    words = fp4_words.load_part(x_ptr + at * 8, at >= 0)
+    words = fp4_words.load_part(x_ptr + at * 8, at >= 0, "")
     size = words & 0x7FFF7FFF
     code = fp4_words.code_word(fp4_words.values(size, HALF), tl.load(factor_ptr + at))
     tl.store(code_ptr + at, code | fp4_words.sign_word(words))
@@ -44,7 +47,7 @@ def rotate_kernel(x_ptr, out_ptr, sign_ptr, BLOCKS: tl.constexpr, PARTS: tl.cons
     parts = ()
     for i in tl.static_range(PARTS):
         parts += (tl.load(x_ptr + at + 8 * i),)
-    parts = fp4_words.rotate_parts(parts, PARTS, N)
+    parts = rotate_parts(parts, PARTS, N)
     for i in tl.static_range(PARTS):
         tl.store(out_ptr + at + 8 * i, parts[i])
         tl.store(sign_ptr + block * PARTS + i, fp4_words.top_sign_word(parts[i]))

@@ -41,7 +41,14 @@ from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
-from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile, grid_of, tile_of_program
+from qkernels.triton.launch import (
+    as_scale,
+    check_matrix,
+    choose_row,
+    choose_tile,
+    second_pass,
+    tile_of_program,
+)
 
 TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
 """The formats of these kernels and the options of each."""
@@ -75,10 +82,10 @@ def to_e4m3(y, HARDWARE: tl.constexpr):
 @triton.jit(do_not_specialize=["m", "across"])
 def fp8_tensor_kernel(
     x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride, across,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, REVERSED: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """One tile under one scale: written here if PARTIALS > 0 (dynamic), read otherwise."""
-    down, along = tile_of_program(across, PARTIALS > 0)
+    down, along = tile_of_program(across, REVERSED)
     row = down * ROWS + tl.arange(0, ROWS)
     column = along * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
@@ -171,10 +178,11 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
         partial = partial_amax(x) if m > 0 else None
     if m > 0:
         tile = choose_tile(m, k)
+        turned, grid = second_pass(partial is not None, tile)
         with torch.cuda.device_of(x):
-            fp8_tensor_kernel[grid_of(tile, reversed_=partial is not None)](
+            fp8_tensor_kernel[grid](
                 x, out, scales, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
-                PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
+                REVERSED=turned, PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
                 num_warps=4, enable_fp_fusion=False,
             )  # fmt: skip
     return QTensor(out.view(torch.float8_e4m3fn), scales, FP8, (m, k))

@@ -17,6 +17,7 @@ from torch import Tensor
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ENOUGH_PROGRAMS = 512  # about four for each of 132 SMs; with fewer, smaller tiles fill the GPU better
 _LEAST_ELEMENTS = 1024  # of a tile: 16 bytes of fp16 for each of 128 threads
+REVERSED = True  # does the second pass over x run from its end? To be timed
 _COLUMNS = (128, 1024)  # few widths, for each is a kernel to compile
 
 
@@ -36,7 +37,7 @@ class Tile:
 
 @triton.jit
 def tile_of_program(across, REVERSED: tl.constexpr):
-    """(down, across) of this program's tile: see grid_of.
+    """(down, across) of this program's tile: see second_pass.
 
     A kernel that reads what another has just read from front to back finds its end in the L2 cache.
     """
@@ -47,9 +48,10 @@ def tile_of_program(across, REVERSED: tl.constexpr):
         return tl.program_id(0), tl.program_id(1)
 
 
-def grid_of(tile: Tile, *, reversed_: bool) -> tuple[int, ...]:
-    """One program for each tile: row by row from the last tile back, or down and across (no division)."""
-    return (tile.programs,) if reversed_ else (tile.down, tile.across)
+def second_pass(dynamic: bool, tile: Tile) -> tuple[bool, tuple[int, ...]]:
+    """REVERSED and the grid of a kernel that reads x after another (dynamic) or alone: down and across, no division."""
+    turned = dynamic and REVERSED
+    return turned, (tile.programs,) if turned else (tile.down, tile.across)
 
 
 def check_matrix(x: Tensor, *, block: int = 1, hadamard: int | None = None) -> tuple[int, int]:

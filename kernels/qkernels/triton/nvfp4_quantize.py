@@ -46,7 +46,7 @@ from qkernels.triton.launch import (
     check_hadamard,
     check_matrix,
     choose_tile,
-    grid_of,
+    second_pass,
     tile_of_program,
 )
 
@@ -115,11 +115,12 @@ def nvfp4_quantize_kernel(
 def nvfp4_words_kernel(
     x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride, across,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
+    REVERSED: tl.constexpr,
 ):  # fmt: skip
     """The same of sixteen-bit x, a thread for each block: see fp4_words.py."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     index = tl.arange(0, ROWS * COLUMNS // 16)
-    down, along = tile_of_program(across, PARTIALS > 0)
+    down, along = tile_of_program(across, REVERSED)
     row = down * ROWS + index // (COLUMNS // 16)
     block = along * (COLUMNS // 16) + index % (COLUMNS // 16)
     inside = (row < m) & (block < k // 16)
@@ -169,10 +170,11 @@ def nvfp4_quantize(
             partials = partial.numel()
     if m > 0 and words_fit(x):
         tile = choose_tile(m, k, elements=4096)
+        turned, grid = second_pass(partials > 0, tile)
         with torch.cuda.device_of(x):
-            nvfp4_words_kernel[grid_of(tile, reversed_=partials > 0)](
+            nvfp4_words_kernel[grid](
                 x, data, scale, gs, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
-                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, PARTIALS=partials,
+                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, REVERSED=turned, PARTIALS=partials,
                 num_warps=tile.rows * tile.columns // 1024, enable_fp_fusion=False,
             )  # fmt: skip
     elif m > 0:
