@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qbench.interpreter import register_inline_asm
+import qbench
 from qkernels.triton.butterflies import rotate_parts
 from qkernels.triton.fp4 import magnitude_bits
 
@@ -72,13 +72,13 @@ def _as_floats(word: Any) -> Any:
     return pair[..., 0], pair[..., 1]
 
 
-register_inline_asm(_HALVES.value, _as_floats)
-register_inline_asm(_MAX_F16.value, _largest_halves)
-register_inline_asm(_MAX_BF16.value, _largest_halves)
-register_inline_asm(_FINITE_F16.value, _larger_if_finite(0x7C00))
-register_inline_asm(_FINITE_BF16.value, _larger_if_finite(0x7F80))
+qbench.register_inline_asm(_HALVES.value, _as_floats)
+qbench.register_inline_asm(_MAX_F16.value, _largest_halves)
+qbench.register_inline_asm(_MAX_BF16.value, _largest_halves)
+qbench.register_inline_asm(_FINITE_F16.value, _larger_if_finite(0x7C00))
+qbench.register_inline_asm(_FINITE_BF16.value, _larger_if_finite(0x7F80))
 for _asm in (_SIGNS, _TOP_SIGNS, _LOW_HALVES, _HIGH_HALVES):
-    register_inline_asm(_asm.value, _permuted(int(_asm.value.split("0x")[1].rstrip(";"), 16)))
+    qbench.register_inline_asm(_asm.value, _permuted(int(_asm.value.split("0x")[1].rstrip(";"), 16)))
 
 
 def words_fit(x: Tensor) -> bool:

@@ -23,6 +23,7 @@ MUTANTS = (
         "for tile in range(program, program + 1):",
         "each program looks at one tile only",
         "amax",
+        count=2,
     ),
     _a(
         "amax-rows-and-columns-exchanged",
@@ -76,8 +77,8 @@ MUTANTS = (
     ),
     _a(
         "amax-nan-ignored",
-        "        if FINITE_ONLY:\n",
-        "        if True:\n",
+        "HADAMARD=hadamard or 0, FINITE_ONLY=finite_only",
+        "HADAMARD=hadamard or 0, FINITE_ONLY=True",
         "a NaN in an FP8 tensor is passed over without a word",
         "quantizer:nonfinite",
         "fp8",

@@ -69,9 +69,9 @@ MUTANTS = (
     _m(
         "int8-token-second-pass-starts-late",
         "        for start in range(LENGTH, k, LENGTH):\n"
-        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0)",
+        "            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0)",
         "        for start in range(2 * LENGTH, k, LENGTH):\n"
-        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0)",
+        "            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0)",
         "the second piece of a long row is never written",
         "quantizer:shapes",
         "int8_token",
@@ -102,8 +102,8 @@ MUTANTS = (
     # --- asymmetric
     _m(
         "int8-asym-absent-elements-are-zero",
-        "x = tl.load(x_ptr + column, mask=column < k, other=first).to(tl.float32)",
-        "x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)",
+        "x = tl.load(x_ptr + column, mask=inside, other=first).to(tl.float32)",
+        "x = tl.load(x_ptr + column, mask=inside, other=0.0).to(tl.float32)",
         "the padding of a row counts as zeros: a row of positive numbers has the minimum 0",
         "quantizer:shapes",
         "int8_asym",

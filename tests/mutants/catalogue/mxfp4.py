@@ -155,6 +155,7 @@ MUTANTS = (
         "1/s of the scale 2^127 is taken as zero, not the subnormal 2^-127",
         "quantizer:boundaries",
         "mxfp4 abs_max",
+        count=2,
     ),
     _m(
         "mx-nonfinite-silently-finite",
@@ -242,5 +243,6 @@ MUTANTS = (
         "every rule is floor",
         "quantizer:values",
         "mxfp4 even",
+        count=2,
     ),
 )

@@ -73,6 +73,7 @@ MUTANTS = (
         "quantizer:values",
         "nvfp4_1l",
         dies="InterpreterError",
+        count=2,
     ),
     _m(
         "nvfp4-amax-of-unrotated",
@@ -160,6 +161,7 @@ MUTANTS = (
         "scales are written as if rows were padded to four of them",
         "quantizer:shapes",
         "nvfp4_1l",
+        count=2,
     ),
     _m(
         "nvfp4-second-tile-scales-misplaced",
