@@ -8,16 +8,18 @@ clamped at 0. All of it is integer arithmetic on exponent bits (a float log2 is 
 two); an fp32 subnormal has E = 0, and its byte is 0 under every rule whatever its fraction. x/s multiplies by
 a power of two, which is exact, and 3*x/s is rounded once by a fused multiply-add inside the encoder.
 
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel (see nvfp4_quantize.py).
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. Sixteen-bit x whose rows are
+whole words has a path of its own, a thread to a block, for every rule but quest (see nvfp4_quantize.py).
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/32], row-major.
 
 Tolerance: none without a rotation, bytes and codes equal the reference's; except quest, whose fp32 sums have
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): 31.1 us (2.7 TB/s), with
-Hadamard 128 90.4; quest 93.9. 16 x 8192: 2.0 and 4.5 us. At Hadamard 128 building H in each program is most of
-the instructions.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192), before the path by words: 31.1 us,
+with Hadamard 128 90.4; quest 93.9. 16 x 8192: 2.0 and 4.5 us. Compiled for sm_90 that path took 20.2 instructions
+an element and 45.3 with Hadamard 128; by words it is 11.0, and 17.2 and 23.3 with Hadamard 32 and 128. Predicted, not
+measured yet: 23 us, 25 and 33 with Hadamard 32 and 128.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.

@@ -2,12 +2,16 @@
 
     gs = 448*6/amax(x) (dynamic, over the finite elements), or given, or 1 (one level)
     s  = e4m3(min(amax_block*gs/6, 448)),  code = e2m1(x*gs/s),  value = code*s/gs
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n); the same tile is rotated on tensor cores
-(x in its own dtype, or fp32 as three bf16 parts, times +-1; fp32 sums) and quantized without leaving the chip.
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel.
+
+Two paths. Sixteen-bit x whose rows are whole words: a thread holds a block from load to store (fp4_words.py), and
+rotates it by butterflies (butterflies.py). Other x: a tile of any layout, rotated on tensor cores (x in its own
+dtype, or fp32 as three bf16 parts, times +-1; fp32 sums).
 
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major. A program
-reads a tile of rows x columns (16 bytes a thread) and writes both outputs of it. The dynamic global scale
-costs one more read of x (amax.py); gs is computed on the device by every program from the partial maxima.
+reads a tile of rows x columns and writes both outputs of it. The dynamic global scale costs one more read of x
+(amax.py); gs is computed on the device by every program from the partial maxima. Its tiles then run from the last
+back, so that what was read last is still in the L2 cache. one_launch.py does both in one launch for small x.
 
 Tolerance: fp32 operations in an order of their own, each within 2^-21 of the exact quotient before the final
 rounding, so a scale byte or code may differ from the float64 reference where that lies within 2^-21 of a tie
@@ -16,8 +20,10 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static global scale 34.0 us
-(2.5 TB/s of the 4.2 a copy reaches), dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192), before the path by words: static
+global scale 34.0 us, dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us. Compiled for sm_90
+that path took 23.7 instructions an element and 30.6 with Hadamard 16; by words it is 13.3 and 18.3, of which half
+issue on the slower integer pipe. Predicted, not measured yet: 24 us static, 42 dynamic, 26 with Hadamard 16.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
