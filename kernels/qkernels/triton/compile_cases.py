@@ -114,7 +114,7 @@ def mxfp4_cases() -> list[qbench.CompileCase]:
 
     return [
         *(case(rule) for rule in ("floor", "rceil", "abs_max", "quest")),
-        case("floor", "fp32"),
+        *(case("floor", "fp32", had) for had in (0, 32)),
         case("floor", m=16),
         *(case("floor", had=had) for had in (32, 128)),
     ]

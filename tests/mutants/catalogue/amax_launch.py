@@ -62,8 +62,8 @@ MUTANTS = (
     ),
     _a(
         "amax-offset-in-int32",
-        "at = row.to(tl.int64)[:, None] * stride",
-        "at = row[:, None] * stride",
+        "x_ptr + row.to(tl.int64) * stride",
+        "x_ptr + row * stride",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),

@@ -44,8 +44,8 @@ MUTANTS = (
     ),
     _m(
         "int8-token-nonfinite-codes-left",
-        'to_int8(tl.where(finite, y, float("nan")), zero_point)',
-        "to_int8(y, zero_point)",
+        'tl.where(finite, divide_by_scale(x, factor), float("nan"))',
+        "divide_by_scale(x, factor)",
         "codes of a row with a NaN scale are not 0",
         "quantizer:nonfinite",
         "int8_asym",

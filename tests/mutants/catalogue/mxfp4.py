@@ -231,8 +231,8 @@ MUTANTS = (
     ),
     _m(
         "mx-offset-in-int32",
-        "    row = row.to(tl.int64)[:, None]\n",
-        "    row = row[:, None]\n",
+        "    row = row.to(tl.int64)\n",
+        "",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),

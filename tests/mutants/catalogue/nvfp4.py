@@ -181,8 +181,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-offset-in-int32",
-        "    row = row.to(tl.int64)[:, None]\n",
-        "    row = row[:, None]\n",
+        "    row = row.to(tl.int64)\n",
+        "",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),
@@ -204,8 +204,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-depends-on-the-batch",
-        "    codes, scales = encode_nvfp4(",
-        "    y = tl.where(m > 1, y * 1.0000002, y)\n    codes, scales = encode_nvfp4(",
+        "    out_ptr = data_ptr",
+        "    inverse = tl.where(m > 1, inverse * 1.000001, inverse)\n    out_ptr = data_ptr",
         "a row in a batch is not the row alone: what is rounded differs by a bit or two",
         "quantizer:rows",
         "nvfp4_1l",
