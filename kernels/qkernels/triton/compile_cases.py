@@ -60,7 +60,7 @@ def all_cases() -> list[qbench.CompileCase]:
 def amax_cases() -> list[qbench.CompileCase]:
     def case(dtype: str, had: int = 0, k: int = K) -> qbench.CompileCase:
         name = f"amax[{dtype},had={had},k={k}]"
-        expect = {"amax_kernel": amax.expected(dtype, had, k)}
+        expect = amax.expected(dtype, had, k)
         return qbench.CompileCase(
             name, lambda: amax.partial_amax(matrix(4096, k, dtype), hadamard=had or None), expect
         )
@@ -86,7 +86,7 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
 
         expect = nvfp4_quantize.expected(dtype, had, scale)
         if scale == "dynamic":
-            expect["amax_kernel"] = amax.expected(dtype, had, k)
+            expect |= amax.expected(dtype, had, k)
         return qbench.CompileCase(
             f"nvfp4_quantize[{dtype},{scale},had={had},m={m},k={k}]", launch, expect, fast
         )
@@ -124,7 +124,7 @@ def fp8_cases() -> list[qbench.CompileCase]:
     def tensor(dtype: str, scale: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
         expect = {"fp8_tensor_kernel": fp8_quantize.expected(k, m)}
         if scale == "dynamic":
-            expect["amax_kernel"] = amax.expected(dtype, 0, k)
+            expect |= amax.expected(dtype, 0, k)
         return qbench.CompileCase(
             f"fp8_quantize[{dtype},{scale},m={m},k={k}]",
             lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), one() if scale == "static" else None),
