@@ -106,7 +106,7 @@ def values(words, HALF: tl.constexpr):
 
 
 @triton.jit
-def largest_words(a, b, HALF: tl.constexpr, FINITE: tl.constexpr = False):
+def largest_words(a, b, HALF: tl.constexpr, FINITE: tl.constexpr):
     """The larger of each half of two words of magnitudes: NaN if either is, or (FINITE) b only where it is finite."""
     if FINITE:
         word = join_words(a, b, _FINITE_F16 if HALF else _FINITE_BF16)
@@ -119,8 +119,8 @@ def largest_words(a, b, HALF: tl.constexpr, FINITE: tl.constexpr = False):
 def largest_word(sizes, HALF: tl.constexpr):
     """Words of magnitudes [BLOCKS, 4] -> [BLOCKS], the larger of each half."""
     even, odd = tl.split(tl.reshape(sizes, (sizes.shape[0], 2, 2)))
-    first, second = tl.split(largest_words(even, odd, HALF))
-    return largest_words(first, second, HALF)
+    first, second = tl.split(largest_words(even, odd, HALF, False))
+    return largest_words(first, second, HALF, False)
 
 
 @triton.jit
@@ -186,7 +186,7 @@ def load_part(x_ptr, inside, POLICY: tl.constexpr):
 
 
 @triton.jit
-def load_parts(x_ptr, inside, PARTS: tl.constexpr, POLICY: tl.constexpr = ""):
+def load_parts(x_ptr, inside, PARTS: tl.constexpr, POLICY: tl.constexpr):
     """All parts of the blocks that begin at x_ptr [BLOCKS]."""
     words = ()
     for i in tl.static_range(PARTS):
@@ -216,7 +216,7 @@ def magnitudes_and_signs(words, PARTS: tl.constexpr, HALF: tl.constexpr, HADAMAR
         best = words[0] & 0x7FFF7FFF
         for i in tl.static_range(PARTS):
             size = words[i] & 0x7FFF7FFF
-            best = largest_words(best, size, HALF)
+            best = largest_words(best, size, HALF, False)
             sizes += (values(size, HALF),)
             signs += (sign_word(words[i]),)
         bits = magnitude_bits(largest_value(largest_word(best, HALF), HALF))

@@ -134,7 +134,7 @@ def mxfp4_words_kernel(
     inside = (row < m) & (block < k // 32)
     row = row.to(tl.int64)
     x_ptr += row * stride + block * 32
-    words = load_parts(x_ptr, inside, 4)
+    words = load_parts(x_ptr, inside, 4, "")
     sizes, signs, amax_bits = magnitudes_and_signs(words, 4, HALF, HADAMARD)
 
     scales = shared_exponent(sizes[0], amax_bits, RULE)

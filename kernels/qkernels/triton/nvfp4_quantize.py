@@ -132,7 +132,7 @@ def nvfp4_words_kernel(
     inside = (row < m) & (block < k // 16)
     row = row.to(tl.int64)
     x_ptr += row * stride + block * 16
-    words = load_parts(x_ptr, inside, 2)
+    words = load_parts(x_ptr, inside, 2, "")
     encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
     sizes, signs, amax_bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
 

@@ -100,7 +100,7 @@ def nvfp4_once_kernel(
     block = tl.program_id(0) % across * (COLUMNS // 16) + index % (COLUMNS // 16)
     inside = (row < m) & (block < k // 16)
     row = row.to(tl.int64)
-    words = load_parts(x_ptr + row * stride + block * 16, inside, 2)
+    words = load_parts(x_ptr + row * stride + block * 16, inside, 2, "")
     sizes, signs, amax_bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
     elements = tl.maximum(finite_bits(sizes[0]), finite_bits(sizes[1]))
     bits = agree_on_largest(meet_ptr, tl.max(tl.max(elements, axis=1), axis=0))

@@ -76,8 +76,8 @@ MUTANTS = (
     ),
     _w(
         "words-maximum-of-last-part-missing",
-        "            best = largest_words(best, size, HALF)\n",
-        "            best = largest_words(best, size, HALF) if i < PARTS - 1 else best\n",
+        "            best = largest_words(best, size, HALF, False)\n",
+        "            best = largest_words(best, size, HALF, False) if i < PARTS - 1 else best\n",
         "the last eight elements do not count for the maximum of a block",
         "quantizer:values",
         "mxfp4 floor",
