@@ -33,7 +33,7 @@ if triton.knobs.runtime.interpret:
 def words_kernel(x_ptr, factor_ptr, code_ptr, largest_ptr, BLOCKS: tl.constexpr, HALF: tl.constexpr):
     """Words of blocks of eight -> words of their codes under a factor each, and their largest magnitudes."""
     at = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    words = fp4_words.load_part(x_ptr + at * 8, at >= 0, "")
+    words = fp4_words.load_part(x_ptr + at * 8, at >= 0)
     size = words & 0x7FFF7FFF
     code = fp4_words.code_word(fp4_words.values(size, HALF), tl.load(factor_ptr + at))
     tl.store(code_ptr + at, code | fp4_words.sign_word(words))

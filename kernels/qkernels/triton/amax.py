@@ -23,7 +23,6 @@ from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.fp4_words import largest_words, load_parts, magnitudes_and_signs, values, words_fit
 from qkernels.triton.launch import choose_tile
 
-FIRST_READ = ""  # "evict_last" asks the L2 cache to keep x for the kernel that reads it next; to be timed
 PROGRAMS = 512  # a power of two (read back as one vector); about four for each of 132 SMs
 
 
@@ -73,7 +72,7 @@ def amax_kernel(
 @triton.jit(do_not_specialize=["m", "across", "tiles"])
 def amax_words_kernel(
     x_ptr, partial_ptr, m, k, stride, across, tiles,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr, POLICY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
 ):  # fmt: skip
     """The same of sixteen-bit x by words, two magnitudes to one; rotated as the quantizer does (butterflies.py)."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
@@ -90,7 +89,7 @@ def amax_words_kernel(
         row = (tile // across) * ROWS + down
         column = (tile % across) * COLUMNS + along
         inside = (row < m) & (column < k)
-        words = load_parts(x_ptr + row.to(tl.int64) * stride + column, inside, WIDTH // 8, POLICY)
+        words = load_parts(x_ptr + row.to(tl.int64) * stride + column, inside, WIDTH // 8)
         if HADAMARD:
             sizes, _signs, _bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
             for i in tl.static_range(2):
@@ -122,10 +121,10 @@ def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = 
     partial = torch.empty(programs, dtype=torch.int32, device=x.device)
     # words hold two elements, and a part eight, wholly within a row
     by_words = words_fit(x) and k % (hadamard or 8) == 0
-    kernel, policy = (amax_words_kernel, {"POLICY": FIRST_READ}) if by_words else (amax_kernel, {})
+    kernel = amax_words_kernel if by_words else amax_kernel
     with torch.cuda.device_of(x):
         kernel[(programs,)](
             x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
-            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8, enable_fp_fusion=False, **policy,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8, enable_fp_fusion=False,
         )  # fmt: skip
     return partial

@@ -179,18 +179,18 @@ def top_sign_word(y):
 
 
 @triton.jit
-def load_part(x_ptr, inside, POLICY: tl.constexpr):
+def load_part(x_ptr, inside):
     """Four words from each of the sixteen-bit pointers [BLOCKS]; 0 outside."""
     words = x_ptr.to(tl.pointer_type(tl.int32), bitcast=True)[:, None] + tl.arange(0, 4)[None, :]
-    return tl.load(words, mask=inside[:, None], other=0, eviction_policy=POLICY)
+    return tl.load(words, mask=inside[:, None], other=0)
 
 
 @triton.jit
-def load_parts(x_ptr, inside, PARTS: tl.constexpr, POLICY: tl.constexpr):
+def load_parts(x_ptr, inside, PARTS: tl.constexpr):
     """All parts of the blocks that begin at x_ptr [BLOCKS]."""
     words = ()
     for i in tl.static_range(PARTS):
-        words += (load_part(x_ptr + i * 8, inside, POLICY),)
+        words += (load_part(x_ptr + i * 8, inside),)
     return words
 
 

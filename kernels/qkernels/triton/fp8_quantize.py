@@ -18,10 +18,10 @@ rounds twice on sm_89.
 Non-finite input: a tensor (per token: a row) with a computed scale and inf or NaN has the scale NaN and codes
 0. Under a static scale NaN stays NaN and inf saturates.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static 26.1 us (3.9 TB/s),
-dynamic per tensor 45.8, per token 32.8. 16 x 8192: 2.2, 3.9 and 2.7 us. Since then, predicted and not measured yet:
-dynamic per tensor 38 (maxima by words, the second read from the end back; one_launch.py for small x), per token 28
-(14.2 instructions an element compiled for sm_90, where there were 19.8).
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+25.7 / 97 / 2.0 us (4.1 TB/s), dynamic per tensor 42.8 / 153 / 3.9, per token 27.9 / 154 / 2.4. Tried for small x and
+slower: one cooperative launch in which programs wait for each other, 4.5 us at 16 x 8192. Asking the L2 cache to keep
+what the maxima read changed nothing.
 
 Source: vLLM csrc/quantization/w8a8/fp8/common.cu (the formulas, not the code).
 """

@@ -18,9 +18,9 @@ Tolerance: none. fp32 in the order written, with correctly rounded division: the
 Non-finite input: a row with a computed scale and inf or NaN has the scale NaN and codes 0. Under a static
 scale inf saturates and NaN becomes code 0: INT8 has no place for it.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static 27.2 us (3.7 TB/s), per
-token 29.8, asymmetric per token 41.1. 16 x 8192: 2.3, 3.0 and 3.7 us. Since then static took 15.9 instructions an
-element compiled for sm_90 where there were 19.8, and per token 12.5 for 17.2: predicted 25.5 and 27, not measured yet.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+26.2 / 97 / 2.1 us (4.1 TB/s), per token 25.1 / 101 / 2.3; asymmetric per token 41.1 at 4096 x 8192. Compiled for sm_90
+static takes 15.9 instructions an element and per token 12.5; predicted from that were 25.5 and 27 us.
 
 Source: vLLM csrc/quantization/w8a8/int8/scaled_quant.cu (the formulas, not the code).
 """

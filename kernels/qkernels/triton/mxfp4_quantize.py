@@ -16,10 +16,10 @@ Tolerance: none without a rotation, bytes and codes equal the reference's; excep
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192), before the path by words: 31.1 us,
-with Hadamard 128 90.4; quest 93.9. 16 x 8192: 2.0 and 4.5 us. Compiled for sm_90 that path took 20.2 instructions
-an element and 45.3 with Hadamard 128; by words it is 11.0, and 17.2 and 23.3 with Hadamard 32 and 128. Predicted, not
-measured yet: 23 us, 25 and 33 with Hadamard 32 and 128.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 22.4 / 82 /
+2.1 us, with Hadamard 32 27.8 / 103 / 2.2, 128 34.4 / 127 / 2.4. The path without words takes 31.0 / 114 / 2.0, 42.6 /
+160 / 2.5 and 90.3 / 352 / 4.5; quest 93.9 at 4096 x 8192. Compiled for sm_90 words take 11.0 instructions an element,
+and 17.2 and 23.3 with Hadamard 32 and 128 (20.2 and 45.3 without); predicted from that were 23, 25 and 33 us.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.
@@ -134,7 +134,7 @@ def mxfp4_words_kernel(
     inside = (row < m) & (block < k // 32)
     row = row.to(tl.int64)
     x_ptr += row * stride + block * 32
-    words = load_parts(x_ptr, inside, 4, "")
+    words = load_parts(x_ptr, inside, 4)
     sizes, signs, amax_bits = magnitudes_and_signs(words, 4, HALF, HADAMARD)
 
     scales = shared_exponent(sizes[0], amax_bits, RULE)

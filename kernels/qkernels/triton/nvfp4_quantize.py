@@ -11,7 +11,7 @@ dtype, or fp32 as three bf16 parts, times +-1; fp32 sums).
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major. A program
 reads a tile of rows x columns and writes both outputs of it. The dynamic global scale costs one more read of x
 (amax.py); gs is computed on the device by every program from the partial maxima. Its tiles then run from the last
-back, so that what was read last is still in the L2 cache. one_launch.py does both in one launch for small x.
+back, so that what was read last is still in the L2 cache.
 
 Tolerance: fp32 operations in an order of their own, each within 2^-21 of the exact quotient before the final
 rounding, so a scale byte or code may differ from the float64 reference where that lies within 2^-21 of a tie
@@ -20,10 +20,11 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192), before the path by words: static
-global scale 34.0 us, dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us. Compiled for sm_90
-that path took 23.7 instructions an element and 30.6 with Hadamard 16; by words it is 13.3 and 18.3, of which half
-issue on the slower integer pipe. Predicted, not measured yet: 24 us static, 42 dynamic, 26 with Hadamard 16.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+global scale 22.4 / 80 / 2.1 us, with Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8; dynamic 42.5 / 146 / 4.0. The
+path without words takes 33.7 / 125 / 2.1, 49.3 / 186 / 2.5 and 98.6 / 381 / 5.0. Compiled for sm_90 words take 13.3
+instructions an element and 18.3 with Hadamard 16, half of which issue on the slower integer pipe (23.7 and 30.6
+without); predicted from that were 24, 26 and 42 us.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
@@ -132,7 +133,7 @@ def nvfp4_words_kernel(
     inside = (row < m) & (block < k // 16)
     row = row.to(tl.int64)
     x_ptr += row * stride + block * 16
-    words = load_parts(x_ptr, inside, 2, "")
+    words = load_parts(x_ptr, inside, 2)
     encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
     sizes, signs, amax_bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
 
@@ -175,7 +176,7 @@ def nvfp4_quantize(
             partial = partial_amax(x, hadamard=hadamard, finite_only=True)
             partials = partial.numel()
     if m > 0 and words_fit(x):
-        tile = choose_tile(m, k, elements=4096)
+        tile = choose_tile(m, k, elements=2048)  # 4096: 84 us for 80 at 8192 x 16384
         turned, grid = second_pass(partials > 0, tile)
         with torch.cuda.device_of(x):
             nvfp4_words_kernel[grid](
