@@ -145,6 +145,6 @@ MUTANTS = (
         "total = tl.dot(x, matrix).to(tl.float16).to(tl.float32)",
         "rotated sums are rounded to fp16",
         "quantizer:values",
-        "nvfp4 hadamard 128",
+        "mxfp4 quest hadamard 32",
     ),
 )
