@@ -25,6 +25,7 @@ from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, wi
 
 if TYPE_CHECKING:
     from qbench.aot.compiled import compiled
+    from qbench.interpreter.calls import register_inline_asm
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
@@ -49,16 +50,21 @@ __all__ = [
     "poisoned_allocations",
     "provider",
     "provider_info",
+    "register_inline_asm",
     "within",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """These two live beside torch and Triton, so they are imported when they are first asked for."""
+    """These live beside torch and Triton, so they are imported when they are first asked for."""
     if name == "compiled":
         from qbench.aot.compiled import compiled
 
         return compiled
+    if name == "register_inline_asm":
+        from qbench.interpreter.calls import register_inline_asm
+
+        return register_inline_asm
     if name == "poisoned_allocations":
         from qbench.tensors import poisoned_allocations
 
