@@ -22,6 +22,7 @@ from qbench.case import (
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
 
 if TYPE_CHECKING:
+    from qbench.interpreter import register_inline_asm
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
@@ -41,14 +42,19 @@ __all__ = [
     "poisoned_allocations",
     "provider",
     "provider_info",
+    "register_inline_asm",
     "within",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`poisoned_allocations` lives beside torch, so it is imported when it is first asked for."""
+    """What needs torch or numpy is imported when it is first asked for."""
     if name == "poisoned_allocations":
         from qbench.tensors import poisoned_allocations
 
         return poisoned_allocations
+    if name == "register_inline_asm":
+        from qbench.interpreter import register_inline_asm
+
+        return register_inline_asm
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

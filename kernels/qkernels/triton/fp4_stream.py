@@ -1,0 +1,281 @@
+"""out[M, N] = (x . wT) * alpha + bias for few rows of x (M <= 64), bf16 or fp16, w in NVFP4 or MXFP4 as `Fragments`.
+
+With few rows a product is the reading of its weights. Each lane loads 16 bytes of a unit (16 rows by 64 of K), masks
+and shifts turn them into operand registers of mma.m16n8k16, one multiplication applies the scale (exact: 6
+significant bits), and rows of x are read in the same order, 16 bytes at a time. There is no shared memory and no
+barrier before the end. A batch of the product is a warp: WK of them share K, WR take other rows; sums of the WK are
+added in fp32 at the end, in one order, so that results repeat. Loads run D units ahead.
+
+Instructions for each weight, counted in SASS (sm_90, Triton 3.6): 2.8 to 2.9 at M <= 8, 3.3 at M <= 16; at the
+memory's rate there is time for 4. That no data moves between threads depends on the layout that Triton gives the
+product's operands: 8 neighbours of K in a thread, which it chooses because the chain of operations before holds a
+load of bytes (`base`) and a join.
+
+Predicted (H200, N = K = 8192, M = 1): 11.5 to 12.5 us, of which 9.9 are the memory's. Not measured yet.
+
+Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+import qbench
+from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_ROWS = 64
+
+# Eight codes of one row ($8) and their scale twice ($9) to eight values. fma with -0 is the product: mul.bf16x2
+# needs sm_90, fma.bf16x2 sm_80.
+DECODE_BF16 = tl.constexpr("""
+{
+.reg .b32 r, t, u, z, a, b, c, d;
+mov.b32 z, 0x80008000;
+and.b32 a, $8, 0x81C081C0;
+shl.b32 r, $8, 3;
+and.b32 b, r, 0x81C081C0;
+shl.b32 r, $8, 6;
+and.b32 t, r, 0x01C001C0;
+shl.b32 u, $8, 1;
+lop3.b32 c, u, 0x80008000, t, 0xEA;
+shr.u32 r, $8, 3;
+and.b32 t, r, 0x01C001C0;
+shl.b32 u, $8, 2;
+lop3.b32 d, u, 0x80008000, t, 0xEA;
+fma.rn.bf16x2 a, a, $9, z;
+fma.rn.bf16x2 b, b, $9, z;
+fma.rn.bf16x2 c, c, $9, z;
+fma.rn.bf16x2 d, d, $9, z;
+mov.b32 {$0, $1}, a;
+mov.b32 {$2, $3}, b;
+mov.b32 {$4, $5}, c;
+mov.b32 {$6, $7}, d;
+}
+""")
+DECODE_FP16 = tl.constexpr("""
+{
+.reg .b32 r, t, u, z, a, b, c, d;
+mov.b32 z, 0x80008000;
+shl.b32 r, $8, 3;
+and.b32 t, r, 0x0E000E00;
+lop3.b32 a, $8, 0x80008000, t, 0xEA;
+shl.b32 u, $8, 6;
+and.b32 t, u, 0x0E000E00;
+lop3.b32 b, r, 0x80008000, t, 0xEA;
+shl.b32 r, $8, 9;
+and.b32 t, r, 0x0E000E00;
+shl.b32 u, $8, 1;
+lop3.b32 c, u, 0x80008000, t, 0xEA;
+and.b32 t, $8, 0x0E000E00;
+shl.b32 u, $8, 2;
+lop3.b32 d, u, 0x80008000, t, 0xEA;
+fma.rn.f16x2 a, a, $9, z;
+fma.rn.f16x2 b, b, $9, z;
+fma.rn.f16x2 c, c, $9, z;
+fma.rn.f16x2 d, d, $9, z;
+mov.b32 {$0, $1}, a;
+mov.b32 {$2, $3}, b;
+mov.b32 {$4, $5}, c;
+mov.b32 {$6, $7}, d;
+}
+""")
+
+
+@triton.jit
+def decode(words, factors, DTYPE: tl.constexpr):
+    """int32 [..., 1] of eight codes, int32 of their scale in both halves -> DTYPE [..., 2, 2, 2], in the order of K."""
+    if tl.float16 == DTYPE:
+        v0, v1, v2, v3, v4, v5, v6, v7 = tl.inline_asm_elementwise(
+            DECODE_FP16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
+            dtype=(tl.float16, tl.float16, tl.float16, tl.float16,
+                   tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        v0, v1, v2, v3, v4, v5, v6, v7 = tl.inline_asm_elementwise(
+            DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
+                   tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=1,
+        )  # fmt: skip
+    even = tl.join(tl.join(v0, v4), tl.join(v2, v6))
+    odd = tl.join(tl.join(v1, v5), tl.join(v3, v7))
+    return tl.join(even, odd)
+
+
+@triton.jit
+def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
+    """Words, scale words and values of one step; zeros where there is none."""
+    words = tl.load(w, mask=there[:, None], other=0)
+    scales = tl.load(scale, mask=there, other=0)
+    if EVEN_K:
+        values = tl.load(x, mask=rows_there[:, None] & (columns < k)[:, None], other=0.0)
+    else:
+        values = tl.load(x, mask=rows_there[:, None] & (columns[:, None] + tl.arange(0, 8)[None, :] < k), other=0.0)
+    return words, scales, values
+
+
+# m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
+@triton.jit(do_not_specialize=["m", "n"])
+def fp4_stream_kernel(
+    x_ptr, w_ptr, scale_ptr, base_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks, stride_x, stride_out,
+    STEP: tl.constexpr, LANES: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
+    D: tl.constexpr, EVEN_K: tl.constexpr,
+):  # fmt: skip
+    WARPS: tl.constexpr = WK * WR
+    SCALES: tl.constexpr = 32 // LANES  # words of a unit
+    program = tl.program_id(0)
+    # Weights: RT tiles in registers, then warps, then lanes. Tiles past the last repeat it; nothing of them is stored.
+    i = tl.arange(0, RT * WARPS * 32)
+    warp, lane = (i // 32) % WARPS, i % 32
+    tile = tl.minimum((program * WR + warp % WR) * RT + i // (WARPS * 32), tiles - 1)
+    chunk = warp // WR
+    unit_index = tile.to(tl.int64) * chunks + chunk
+    w = w_ptr + (unit_index * 128 + lane * 4)[:, None] + tl.arange(0, 4)[None, :]
+    scale = scale_ptr + unit_index * SCALES + lane // LANES
+    # x: both halves of 64 columns and MT groups of 8 rows in registers, then warps, then lanes
+    j = tl.arange(0, 2 * MT * WARPS * 32)
+    rows = (j // (WARPS * 32)) % MT * 8 + (j % 32) // 4
+    x_chunk = (j // 32) % WARPS // WR
+    columns = x_chunk * 64 + j // (MT * WARPS * 32) * 32 + j % 4 * 8
+    x = x_ptr + (rows.to(tl.int64) * stride_x + columns)[:, None] + tl.arange(0, 8)[None, :]
+    rows_there = rows < m
+    base = (tl.load(base_ptr + tl.arange(0, 1)).to(tl.int32) * 0x01000100)[:, None]
+    shifts = (tl.arange(0, 4) * 8)[None, :]
+
+    sums = tl.zeros((WARPS, RT * 16, 8 * MT), dtype=tl.float32)
+    ahead = ()
+    for _ in tl.static_range(D):
+        ahead = ahead + (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)
+        w += 128 * WK
+        scale += SCALES * WK
+        x += 64 * WK
+        chunk += WK
+        columns += 64 * WK
+    for _ in range(0, tl.cdiv(chunks, WK), D):
+        now = ahead
+        ahead = ()
+        for d in tl.static_range(D):
+            words, scales, values = now[d]
+            ahead = ahead + (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)
+            w += 128 * WK
+            scale += SCALES * WK
+            x += 64 * WK
+            chunk += WK
+            columns += 64 * WK
+            factors = ((scales[:, None] >> shifts) & 0xFF) * (STEP * 0x00010001) + base
+            a = tl.reshape(decode(words, factors, values.dtype), (RT, WARPS, 8, 4, 2, 2, 8))  # tile warp g t h s v
+            a = tl.reshape(tl.permute(a, (1, 0, 5, 2, 4, 3, 6)), (WARPS, RT * 16, 64))
+            b = tl.reshape(values, (2, MT, WARPS, 8, 4, 8))  # h group warp row t v
+            b = tl.reshape(tl.permute(b, (2, 0, 4, 5, 1, 3)), (WARPS, 64, MT * 8))
+            sums = tl.dot(a, b, sums)
+    total = tl.sum(tl.reshape(sums, (WK, WR * RT * 16, 8 * MT)), 0) * unit
+    if gs_ptr is not None:
+        total *= tl.div_rn(1.0, tl.load(gs_ptr))
+    out_columns, out_rows = program * WR * RT * 16 + tl.arange(0, WR * RT * 16), tl.arange(0, MT * 8)
+    if bias_ptr is not None:
+        total += tl.load(bias_ptr + out_columns, mask=out_columns < n, other=0.0).to(tl.float32)[:, None]
+    target = out_ptr + out_rows.to(tl.int64)[None, :] * stride_out + out_columns[:, None]
+    tl.store(target, total.to(out_ptr.dtype.element_ty), mask=(out_rows < m)[None, :] & (out_columns < n)[:, None])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How the work is divided: wk warps of a program share K, wr take rows of their own, rt tiles of 16 rows each;
+    loads run `ahead` steps before their use."""
+
+    wk: int
+    wr: int
+    rt: int
+    ahead: int
+
+
+def choose(m: int, tiles: int) -> Stream:
+    """By rows of x and tiles of 16 rows of w."""
+    if m <= 8:
+        return Stream(4, 1, 4 if tiles >= 2048 else 2, 1)
+    if m <= 16:
+        return Stream(4, 2, 2, 1)
+    return Stream(4, 2, 1, 1)
+
+
+def fp4_stream(
+    x: Tensor,
+    w: Fragments,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    divide: Stream | None = None,
+) -> Tensor:
+    """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+
+    x is bf16 or fp16 (NVFP4 only), its rows may be strided, M <= 64. Raises ValueError or TypeError otherwise.
+    """
+    m, k = _check(x, w)
+    out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
+    if not out.numel():
+        return out
+    tiles, chunks = w.data.shape[:2]
+    d = divide or choose(m, tiles)
+    half = x.dtype == torch.float16
+    base = torch.zeros_like(w.base) if half else w.base
+    with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
+        fp4_stream_kernel[(triton.cdiv(tiles, d.wr * d.rt),)](
+            x, w.data, w.scale, base, w.global_scale, bias, out, w.unit, m, w.n, k, tiles, chunks,
+            x.stride(0), out.stride(0),
+            STEP=128 if half or w.format.scale == "e8m0" else 16, LANES=2 if w.format.block == 16 else 4,
+            MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, EVEN_K=k % 64 == 0,
+            num_warps=d.wk * d.wr,
+        )  # fmt: skip
+    return out
+
+
+def _check(x: Tensor, w: Fragments) -> tuple[int, int]:
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
+    if x.dtype == torch.float16 and w.format.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
+    if x.ndim != 2 or x.shape[1] != w.k:
+        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    if x.shape[0] > MAX_ROWS:
+        raise ValueError(f"M = {x.shape[0]}; this kernel takes up to {MAX_ROWS} rows")
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        raise ValueError(f"x has stride {x.stride(1)} in its last dimension; call .contiguous() first")
+    return x.shape[0], x.shape[1]
+
+
+def _decoded(fields: tuple[tuple[int, int], ...], exponent: int, signed: int, dtype: str) -> object:
+    """The meaning of the assembly above for the interpreter, from the layout's description rather than its masks."""
+
+    def meaning(words: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = []
+        for v in range(8):
+            low, sign = fields[v // 2]
+            half = words.astype(np.uint32) >> np.uint32(16 * (v % 2))
+            bits = ((half >> np.uint32(low)) & 7) << exponent | ((half >> np.uint32(sign)) & 1) << signed
+            value = _product(bits.astype(np.uint16), (factors & 0xFFFF).astype(np.uint16), dtype)
+            found.append(value)
+        return tuple(found)
+
+    return meaning
+
+
+def _product(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray:
+    """Products of numbers given as bits; bf16 leaves as bits, fp16 as numbers."""
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float16
+    x, y = (torch.from_numpy(np.ascontiguousarray(each).view(np.int16)).view(kind) for each in (a, b))
+    made = (x.double() * y.double()).to(kind)
+    return made.view(torch.int16).numpy().view(np.uint16) if dtype == "bf16" else made.numpy()
+
+
+_FIELDS = ((6, 15), (3, 12), (0, 14), (9, 13))
+qbench.register_inline_asm(DECODE_BF16.value, _decoded(_FIELDS, 6, 15, "bf16"))
+qbench.register_inline_asm(DECODE_FP16.value, _decoded(_FIELDS, 9, 15, "fp16"))
