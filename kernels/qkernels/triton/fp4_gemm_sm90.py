@@ -1,0 +1,240 @@
+"""out[M, N] = (x . wT) * alpha + bias on Hopper's warpgroup MMA: x bf16, w in NVFP4 or MXFP4 as `Fragments`.
+
+A program computes 256 columns (rows of w) by BM rows of x. One warp fetches with TMA, STAGES steps of 64 of K ahead:
+a tile of x, and the raw units of w, which need a ninth of the bytes. Eight warps turn codes into the registers of
+wgmma's first operand while the step before is multiplied; x is the second, from shared memory. In this orientation a
+step needs 25 KB from the L2 cache for 1024 cycles of MMA, where the usual 128 x 256 of two bf16 operands needs 48.
+
+Fragments hold 8 neighbours of K in a lane and wgmma wants pairs, (8 e + 2 t, + 1) of every e in lane t. So a lane reads
+the words of its four neighbours (one address for the four: no more traffic) and takes pair t of each, by rotations
+whose amount depends on the lane.
+
+In flight. Products of one step run while registers of the next are made; wgmma reads its register operand until it
+ends, and neither Triton nor ptxas keeps others from writing it (a loop that carries the operand across iterations
+compiles to copies into registers that are being read). Here no operand of a product in flight crosses an iteration but
+`last`, and steps alternate between two sets. tests/compile checks the machine code for it.
+
+SASS (sm_90, Triton 3.6): 499 instructions for two steps of 64 weights a thread, 3.9 a weight; two warps a scheduler
+issue 500 of 1024 cycles. Predicted: MMA-bound, 700 TFLOP/s or more at M >= 1024 (H200). Not measured yet.
+
+Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The pair of codes that rotations $3 and $4 bring to their places, times the scale in $5 (twice), from the word $2.
+DECODE_PAIR = gl.constexpr("""
+{
+.reg .b32 a, t, z;
+mov.b32 z, 0x80008000;
+shf.r.wrap.b32 t, $2, $2, $3;
+and.b32 t, t, 0x01C001C0;
+shf.r.wrap.b32 a, $2, $2, $4;
+lop3.b32 a, a, 0x80008000, t, 0xEA;
+fma.rn.bf16x2 a, a, $5, z;
+mov.b32 {$0, $1}, a;
+}
+""")
+
+
+@gluon.jit
+def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
+
+    Axes: T tile, g row in a tile's half, q the lane that holds the word, h half of K, s half of the tile, p pair.
+    U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
+    """
+    T: gl.constexpr = L[0]
+    words = words_smem.load(L[1]).reshape([T, 8, 4, 2, 2, 1])
+    words = gl.convert_layout(words, L[3], assert_trivial=True)
+    scales = scales_smem.load(L[2]).reshape([T, 8, U, 1, 1, 1])
+    scales = gl.convert_layout(scales, L[4], assert_trivial=True)
+    shifts = gl.convert_layout((gl.arange(0, 4, L[5]) * 8).reshape([1, 1, 1, 1, 2, 2]), L[4], assert_trivial=True)
+    factors = ((scales >> shifts) & 0xFF) * (STEP * 0x00010001) + base
+    factors = factors.broadcast_to([T, 8, U, 4 // U, 2, 2]).reshape([T, 8, 4, 2, 2, 1])
+    factors = gl.convert_layout(factors, L[3], assert_trivial=True)
+    pair = gl.convert_layout(gl.arange(0, 4, L[6]).reshape([1, 1, 1, 1, 1, 4]), L[3], assert_trivial=True)
+    # magnitudes lie at bits 6, 3, 0, 9 and go to 6; signs at 15, 12, 14, 13 and go to 15
+    magnitude = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 26, 3)))
+    sign = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 31, 30)))
+    shape: gl.constexpr = [T, 8, 4, 2, 2, 4]
+    even, odd = gl.inline_asm_elementwise(
+        DECODE_PAIR, "=h,=h,r,r,r,r",
+        [words.broadcast_to(shape), magnitude.broadcast_to(shape), sign.broadcast_to(shape), factors.broadcast_to(shape)],
+        dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+    )  # fmt: skip
+    w = gl.join(even, odd).permute(0, 4, 1, 3, 2, 5, 6).reshape([T * 16, 64])  # T s g, h q p j
+    return gl.convert_layout(w, L[7], assert_trivial=True)
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile,
+    U: gl.constexpr, S: gl.constexpr, BYTES: gl.constexpr,
+):  # fmt: skip
+    """One warp: step i into stage i % S, when its consumers have left it."""
+    for i in range(steps):
+        stage = i % S
+        mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
+        mbarrier.expect(full.index(stage), BYTES)
+        tma.async_copy_global_to_shared(x_desc, [row, i * 64], full.index(stage), x.index(stage))
+        tma.async_copy_global_to_shared(w_desc, [tile, i * 128], full.index(stage), words.index(stage))
+        tma.async_copy_global_to_shared(s_desc, [tile, i * 8 * U], full.index(stage), scales.index(stage))
+
+
+@gluon.jit
+def multiply(
+    x, words, scales, full, empty, out, out_desc, base, gs_ptr, bias_ptr, unit, n, steps, row, tile,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+):  # fmt: skip
+    """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
+    T: gl.constexpr = L[0]
+    sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+    last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[7])
+    for i in range(0, steps, 2):
+        s0 = i % S
+        mbarrier.wait(full.index(s0), (i // S) & 1)
+        a0 = decode(words.index(s0), scales.index(s0), base, STEP, U, L)
+        sums = warpgroup_mma(a0, x.index(s0).permute([1, 0]), sums, is_async=True)
+        sums, last = warpgroup_mma_wait(1, deps=[sums, last])
+        mbarrier.arrive(empty.index((i + S - 1) % S), count=1, pred=i > 0)
+        s1 = (i + 1) % S
+        mbarrier.wait(full.index(s1), ((i + 1) // S) & 1)
+        a1 = decode(words.index(s1), scales.index(s1), base, STEP, U, L)
+        sums = warpgroup_mma(a1, x.index(s1).permute([1, 0]), sums, is_async=True)
+        sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+        mbarrier.arrive(empty.index(s0), count=1)
+        last = a1
+    sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+    alpha = unit
+    if gs_ptr is not None:
+        alpha = gl.inline_asm_elementwise(
+            "div.rn.f32 $0, $1, $2;", "=f,f,f", [unit, gl.load(gs_ptr)], dtype=gl.float32, is_pure=True, pack=1
+        )
+    result = sums * alpha
+    if bias_ptr is not None:
+        columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+        result += gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32).expand_dims(1)
+    out.permute([1, 0]).store(result.to(out.dtype))
+    fence_async_shared()
+    gl.thread_barrier()
+    tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def fp4_gemm_sm90_kernel(
+    x_desc, w_desc, s_desc, out_desc, base_ptr, gs_ptr, bias_ptr, unit, m, n, steps,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+    GROUP: gl.constexpr,
+):  # fmt: skip
+    T: gl.constexpr = L[0]
+    # GROUP tiles of w's rows under all of x's: programs that run together share both in the L2 cache
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program = gl.program_id(0)
+    first = program // (GROUP * down) * GROUP
+    height = min(across - first, GROUP)
+    tile = (first + program % (GROUP * down) % height) * T
+    row = program % (GROUP * down) // height * BM
+    x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
+    scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(S):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=1)
+    fence_async_shared()
+    gl.thread_barrier()
+    base = gl.load(base_ptr).to(gl.int32) * 0x01000100
+    BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
+    gl.warp_specialize([
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, gs_ptr, bias_ptr, unit, n, steps, row, tile,
+                    STEP, U, L, BM, S, MMA)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile, U, S, BYTES)),
+    ], [1], [24])  # fmt: skip
+
+
+@lru_cache
+def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+
+    def unit(rank: int, axis: int, value: int) -> list[int]:
+        return [value if each == axis else 0 for each in range(rank)]
+
+    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
+        rank = len(shape)
+        held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
+        spread = warps.bit_length() - 1
+        return gl.DistributedLinearLayout(
+            reg_bases=registers + held[spread:], lane_bases=lanes, warp_bases=held[:spread], block_bases=[], shape=shape
+        )
+
+    nobody = [[0, 0]] * 2
+    words = linear([[0, 1], [0, 2], [0, 4], [0, 8]], [*nobody, [0, 16], [0, 32], [0, 64]], [t, 128])
+    scales = linear([[0, 1]] if u == 2 else [], [*nobody, [0, u], [0, 2 * u], [0, 4 * u]], [t, 8 * u])
+    rows = [unit(6, 1, 1), unit(6, 1, 2), unit(6, 1, 4)]
+    codes = linear([unit(6, 4, 1), unit(6, 3, 1), unit(6, 2, 1), unit(6, 2, 2)],
+                   [unit(6, 5, 1), unit(6, 5, 2), *rows], [t, 8, 4, 2, 2, 4])  # fmt: skip
+    quads = [unit(6, 3, 1), unit(6, 2, 1)] if u == 2 else [unit(6, 3, 1), unit(6, 3, 2)]
+    factors = linear([unit(6, 5, 1), unit(6, 4, 1), *quads], [[0] * 6, [0] * 6, *rows], [t, 8, u, 4 // u, 2, 2])
+    still = [[0]] * (warps.bit_length() - 1)
+    byte = gl.DistributedLinearLayout([[1], [2]], [[0]] * 5, still, [], [4])
+    pair = gl.DistributedLinearLayout([], [[1], [2], [0], [0], [0]], still, [], [4])
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
+    return (t, words, scales, codes, factors, byte, pair, gl.DotOperandLayout(0, mma, 2)), mma
+
+
+def fp4_gemm_sm90(
+    x: Tensor, w: Fragments, *, bias: Tensor | None = None, tiles: int = 16, rows: int = 128, stages: int = 4,
+    warps: int = 8, group: int = 8,
+) -> Tensor:  # fmt: skip
+    """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+
+    M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
+    """
+    if x.dtype != torch.bfloat16:
+        raise TypeError(f"x is {x.dtype}; use bfloat16")
+    if x.ndim != 2 or x.shape[1] != w.k:
+        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
+        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+    m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
+    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    u = 2 if w.format.block == 16 else 1
+    held, mma = layouts(tiles, u, rows, warps)
+    wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    with torch.cuda.device(x.device):
+        fp4_gemm_sm90_kernel[(triton.cdiv(m, rows) * triton.cdiv(w.n, tiles * ROWS),)](
+            TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
+            TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
+            TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
+            TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
+            w.base, w.global_scale, bias, w.unit, m, w.n, chunks + chunks % 2,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, MMA=mma, GROUP=group,
+            num_warps=warps,
+        )  # fmt: skip
+    return out
