@@ -1,0 +1,217 @@
+"""out[M, N] = (x . wT) * alpha in MXFP4 x MXFP4 on Hopper's FP8 tensor cores: both operands folded (mxfp4_folded).
+
+The structure of fp4_gemm_sm90, with steps of 128 of K: one warp fetches with TMA, eight decode codes of w into E4M3
+registers, wgmma's first operand, and x comes as E4M3 from shared memory. A code becomes a byte by prmt, with its
+magnitude as the selector, from a table of the eight magnitudes that the block's d has moved down: 7 instructions for
+eight codes, and two tables (4 instructions) for each row's 32 of K, of which a lane has eight codes.
+
+Sums are wgmma's own FP8 accumulation over all of K: products are exact, additions keep about 14 bits ("fp8-fast").
+
+Predicted (H200): MMA-bound, 1.6 times cuBLAS bf16 or more at M >= 1024. Not measured yet.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Eight codes in $2; tables $3 (0, .5, 1, 1.5) and $7 (2, 3, 4, 6), each four times for four elements.
+DECODE_E4M3 = gl.constexpr("""
+{
+.reg .b32 m, h, s;
+and.b32 m, $2, 0x77777777;
+prmt.b32 h, $3, $7, m;
+lop3.b32 $0, $2, 0x80808080, h, 0xEA;
+shr.u32 m, m, 16;
+shl.b32 s, $2, 4;
+prmt.b32 h, $3, $7, m;
+lop3.b32 $1, s, 0x80808080, h, 0xEA;
+}
+""")
+
+
+@gluon.jit
+def decode(codes_smem, spread_smem, L: gl.constexpr):
+    """A step's units -> E4M3 [16 * T, 128]. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
+    T: gl.constexpr = L[0]
+    shape: gl.constexpr = [T, 2, 8, 4, 2, 2, 4]
+    codes = gl.convert_layout(codes_smem.load(L[1]).reshape(shape), L[3], assert_trivial=True)
+    d = spread_smem.load(L[2]).to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
+    d = gl.convert_layout(d, L[3], assert_trivial=True)
+    low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
+    high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
+    first, second = gl.inline_asm_elementwise(
+        DECODE_E4M3, "=r,=r,r,r,r,r,r,r,r,r,r", [codes, low, high], dtype=(gl.uint8, gl.uint8), is_pure=True, pack=4
+    )
+    w = gl.join(first, second)  # T c g t e s b upper
+    w = w.permute(0, 5, 2, 1, 4, 7, 3, 6).reshape([T * 16, 128]).to(gl.float8e4nv, bitcast=True)
+    return gl.convert_layout(w, L[4], assert_trivial=True)
+
+
+@gluon.jit
+def keep(a):
+    """The operand of a product that has ended, used once more: so its registers are its own until here.
+
+    (Triton's wait for products takes operands of 16 bits and more as dependences, none of 8.)
+    """
+    gl.inline_asm_elementwise("", "=r,0", [a.to(gl.uint8, bitcast=True)], dtype=gl.uint8, is_pure=False, pack=4)
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, steps, row, tile, S: gl.constexpr, BYTES: gl.constexpr
+):
+    """One warp: step i into stage i % S, when its consumers have left it."""
+    for i in range(steps):
+        stage = i % S
+        mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
+        mbarrier.expect(full.index(stage), BYTES)
+        tma.async_copy_global_to_shared(x_desc, [row, i * 128], full.index(stage), x.index(stage))
+        tma.async_copy_global_to_shared(w_desc, [tile, i * 256], full.index(stage), codes.index(stage))
+        tma.async_copy_global_to_shared(d_desc, [tile, i * 16], full.index(stage), spread.index(stage))
+
+
+@gluon.jit
+def multiply(
+    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps, row, tile,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+):  # fmt: skip
+    """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
+    T: gl.constexpr = L[0]
+    gl.assume(steps > 0)
+    sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+    last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
+    for i in range(0, steps, 2):
+        s0 = i % S
+        mbarrier.wait(full.index(s0), (i // S) & 1)
+        a0 = decode(codes.index(s0), spread.index(s0), L)
+        sums = warpgroup_mma(a0, x.index(s0).permute([1, 0]), sums, is_async=True)
+        sums = warpgroup_mma_wait(1, deps=[sums])
+        keep(last)
+        mbarrier.arrive(empty.index((i + S - 1) % S), count=1, pred=i > 0)
+        s1 = (i + 1) % S
+        mbarrier.wait(full.index(s1), ((i + 1) // S) & 1)
+        a1 = decode(codes.index(s1), spread.index(s1), L)
+        sums = warpgroup_mma(a1, x.index(s1).permute([1, 0]), sums, is_async=True)
+        sums = warpgroup_mma_wait(1, deps=[sums])
+        keep(a0)
+        mbarrier.arrive(empty.index(s0), count=1)
+        last = a1
+    sums = warpgroup_mma_wait(0, deps=[sums])
+    keep(last)
+    columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+    rows = row + gl.arange(0, BM, gl.SliceLayout(0, MMA))
+    w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
+    x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+    # one after the other: the product of the two factors may leave the normal numbers where the result does not
+    result = sums * w_factor.expand_dims(1) * x_factor.expand_dims(0)
+    out.permute([1, 0]).store(result.to(out.dtype))
+    fence_async_shared()
+    gl.thread_barrier()
+    tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def mxfp4_gemm_sm90_kernel(
+    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    T: gl.constexpr = L[0]
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program = gl.program_id(0)
+    first = program // (GROUP * down) * GROUP
+    height = min(across - first, GROUP)
+    tile = (first + program % (GROUP * down) % height) * T
+    row = program % (GROUP * down) // height * BM
+    x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
+    spreads = gl.allocate_shared_memory(gl.int32, [S, T, 16], d_desc.layout)
+    bytes_layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8, rank=2)
+    codes = words._reinterpret(gl.uint8, [S, T, 1024], bytes_layout)
+    spread = spreads._reinterpret(gl.uint8, [S, T, 64], bytes_layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(S):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=1)
+    fence_async_shared()
+    gl.thread_barrier()
+    BYTES: gl.constexpr = BM * 128 + T * (1024 + 64)
+    gl.warp_specialize([
+        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps, row,
+                    tile, L, BM, S, MMA)),
+        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, steps, row, tile, S, BYTES)),
+    ], [1], [24])  # fmt: skip
+
+
+@lru_cache
+def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+    spread = warps.bit_length() - 1
+    held = [1 << bit for bit in range(t.bit_length() - 1)]
+
+    def unit(rank: int, axis: int, value: int) -> list[int]:
+        return [value if each == axis else 0 for each in range(rank)]
+
+    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
+        tile_bits = [unit(len(shape), 0, value) for value in held]
+        return gl.DistributedLinearLayout(registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape)
+
+    codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [0, 512]],
+                   [[0, 16], [0, 32], [0, 64], [0, 128], [0, 256]], [t, 1024])  # fmt: skip
+    distances = linear([[0, 1], [0, 2], [0, 4]], [[0, 0], [0, 0], [0, 8], [0, 16], [0, 32]], [t, 64])
+    full = linear([unit(7, 6, 1), unit(7, 6, 2), unit(7, 5, 1), unit(7, 4, 1), unit(7, 1, 1)],
+                  [unit(7, 3, 1), unit(7, 3, 2), unit(7, 2, 1), unit(7, 2, 2), unit(7, 2, 4)],
+                  [t, 2, 8, 4, 2, 2, 4])  # fmt: skip
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 32])
+    return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
+
+
+def mxfp4_gemm_sm90(
+    x: FoldedRows, w: FoldedWeights, *, tiles: int = 16, rows: int = 128, stages: int = 4, warps: int = 8,
+    group: int = 8,
+) -> Tensor:  # fmt: skip
+    """bf16 [M, N] = x [M, K] times w [N, K] transposed. M > 0, K a multiple of 32, N of 8."""
+    m, k = x.elements.shape
+    if k != w.k or x.hadamard != w.hadamard:
+        raise ValueError(f"x has K = {k} and rotation {x.hadamard}, w has {w.k} and {w.hadamard}")
+    if k % 16 or w.n % 8:
+        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+    all_tiles, chunks = w.codes.shape[:2]
+    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
+    held, mma = layouts(tiles, rows, warps)
+    eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
+    wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    words = w.codes.view(torch.int32).view(all_tiles, -1)
+    spread = w.spread.view(torch.int32).view(all_tiles, -1)
+    with torch.cuda.device(out.device):
+        mxfp4_gemm_sm90_kernel[(triton.cdiv(m, rows) * triton.cdiv(w.n, tiles * ROWS),)](
+            TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
+            TensorDescriptor.from_tensor(words, [tiles, 256], raw),
+            TensorDescriptor.from_tensor(spread, [tiles, 16], raw),
+            TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
+            x.factor, w.factor, 1.0 / (x.gain * w.gain), m, w.n, chunks + chunks % 2,
+            L=held, BM=rows, S=stages, MMA=mma, GROUP=group, num_warps=warps,
+        )  # fmt: skip
+    return out
