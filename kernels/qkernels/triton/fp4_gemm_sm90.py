@@ -43,6 +43,8 @@ from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 if TYPE_CHECKING:
     from torch import Tensor
 
+barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier  # Triton 3.6; from 3.7 on
+
 # The pair of codes that rotations $3 and $4 bring to their places, times the scale in $5 (twice), from the word $2.
 DECODE_PAIR = gl.constexpr("""
 {
@@ -138,7 +140,7 @@ def multiply(
         result += gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32).expand_dims(1)
     out.permute([1, 0]).store(result.to(out.dtype))
     fence_async_shared()
-    gl.thread_barrier()
+    barrier()
     tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
     tma.store_wait(0)
 
@@ -167,7 +169,7 @@ def fp4_gemm_sm90_kernel(
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
-    gl.thread_barrier()
+    barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
     gl.warp_specialize([

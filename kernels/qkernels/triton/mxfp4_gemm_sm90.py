@@ -33,6 +33,8 @@ from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeight
 if TYPE_CHECKING:
     from torch import Tensor
 
+barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier  # Triton 3.6; from 3.7 on
+
 # Eight codes in $2; tables $3 (0, .5, 1, 1.5) and $7 (2, 3, 4, 6), each four times for four elements.
 DECODE_E4M3 = gl.constexpr("""
 {
@@ -125,7 +127,7 @@ def multiply(
     result = sums * w_factor.expand_dims(1) * x_factor.expand_dims(0)
     out.permute([1, 0]).store(result.to(out.dtype))
     fence_async_shared()
-    gl.thread_barrier()
+    barrier()
     tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
     tma.store_wait(0)
 
@@ -155,7 +157,7 @@ def mxfp4_gemm_sm90_kernel(
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
-    gl.thread_barrier()
+    barrier()
     BYTES: gl.constexpr = BM * 128 + T * (1024 + 64)
     gl.warp_specialize([
         (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps, row,
