@@ -1,4 +1,4 @@
-# make test | bench | check | gate | baseline | mutants | sanitize | lock
+# make test | compile | bench | check | gate | baseline | mutants | sanitize | lock
 #
 # Each target makes its own environment in .venv on first use: the exact versions of requirements.lock, and this
 # checkout, editable. To use another:
@@ -6,8 +6,9 @@
 #   make test PYTHON=python3.12     the Python that the environment is made with
 #   make test QBENCH_ENV=current    the environment you are in; nothing is installed
 # ARGS is passed on to pytest:      make bench ARGS="--models Llama-3.1-8B --batch-sizes 1 16"
-# Also: make bench UPDATE=dry (store nothing), make baseline RUNS=10, make gate BASE=origin/main, make check (all that CI
-#   runs), make mutants (the catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
+# Also: make compile (every kernel for every target, without a GPU), make bench UPDATE=dry (store nothing), make baseline
+#   RUNS=10, make gate BASE=origin/main, make check (all that CI runs on a pull request but compile), make mutants (the
+#   catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +17,7 @@ BASE ?= origin/main
 ARGS ?=
 REPORT ?= reports/bench
 UPDATE ?= missing
+STRICT ?= --qbench-strict
 
 ifeq ($(QBENCH_ENV),current)
 RUN := $(PYTHON)
@@ -27,7 +29,7 @@ else
 $(error QBENCH_ENV=$(QBENCH_ENV): the only value is "current" (use the environment you are in); leave it unset for $(VENV))
 endif
 
-.PHONY: help test bench check gate baseline mutants sanitize lock clean .current-environment
+.PHONY: help test compile bench check gate baseline mutants sanitize lock clean .current-environment
 .NOTPARALLEL:
 
 define check-python
@@ -37,10 +39,14 @@ define check-python
 endef
 
 help:
-	@sed -n '1,10s/^# \{0,1\}//p' Makefile
+	@sed -n '1,11s/^# \{0,1\}//p' Makefile
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable -n auto --maxprocesses 8 $(ARGS)
+
+# Every kernel for every target, held to what is declared of it and to baselines/compile; planted bugs are caught.
+compile: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/compile --qbench-compile $(STRICT) --qbench-report=reports/compile $(ARGS)
 
 bench: $(READY)
 	$(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)

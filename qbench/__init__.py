@@ -1,12 +1,15 @@
 """qbench: check and time every provider of a quantized operation, and judge it against stored baselines.
 
-The names below are the public interface. Nothing here imports torch until a case runs.
+The names below are the public interface. Nothing here imports torch until a case runs or a kernel is compiled.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qbench.aot.cases import CompileCase, compile_cases, parametrize_compiled
+from qbench.aot.expect import Expectation
 from qbench.case import (
     Case,
     Cost,
@@ -22,12 +25,15 @@ from qbench.case import (
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
 
 if TYPE_CHECKING:
+    from qbench.aot.compiled import compiled
     from qbench.interpreter import register_inline_asm
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
     "Case",
+    "CompileCase",
     "Cost",
+    "Expectation",
     "GemmBound",
     "Mismatch",
     "Op",
@@ -36,9 +42,12 @@ __all__ = [
     "Workload",
     "WrongResult",
     "cases",
+    "compile_cases",
+    "compiled",
     "exact",
     "gemm_error",
     "parametrize",
+    "parametrize_compiled",
     "poisoned_allocations",
     "provider",
     "provider_info",
@@ -47,14 +56,15 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "compiled": "qbench.aot.compiled",
+    "poisoned_allocations": "qbench.tensors",
+    "register_inline_asm": "qbench.interpreter",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """What needs torch or numpy is imported when it is first asked for."""
-    if name == "poisoned_allocations":
-        from qbench.tensors import poisoned_allocations
-
-        return poisoned_allocations
-    if name == "register_inline_asm":
-        from qbench.interpreter import register_inline_asm
-
-        return register_inline_asm
+    """What lives beside torch, Triton or numpy is imported when it is first asked for."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return compare_files(args.a, args.b, args.fail_over)
         if args.command == "spread":
             return spread(args.baselines, args.runs)
+        if args.command == "floor":
+            return floors(args.baselines, args.launches, args.gpu, args.all)
         if args.command == "merge":
             return merge_files(args.parts, args.output)
         if args.command == "report":
@@ -69,7 +71,8 @@ def devices(root: Path) -> int:
     for index, device in enumerate(found):
         print(f"{device.kind}:{index}  {device.name}  {device.key}")
         print(f"  baselines: {_stored(root / device.key)}")
-    others = sorted({path.parent.name for path in root.glob("*/*.json")} - {device.key for device in found})
+    devices = {path.parent.name for path in root.glob("*/*.json")} - {"compile"}  # of no device
+    others = sorted(devices - {device.key for device in found})
     for key in others:
         print(f"not here  {key}\n  baselines: {_stored(root / key)}")
     return EXIT_OK
@@ -117,10 +120,24 @@ def spread(root: Path, least_runs: int) -> int:
     from qbench.result import read_json
     from qbench.spread import spread_lines, spreads
 
-    for folder in sorted({path.parent for path in root.glob("**/*.json")}):
+    for folder in sorted({path.parent for path in root.glob("**/*.json") if path.parent.name != "compile"}):
         print(folder)
         files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]
         print("\n".join(spread_lines(spreads(files, least_runs))))
+    return EXIT_OK
+
+
+def floors(folder: Path, launches: str, gpu: str, every: bool) -> int:
+    """Print how the static floors of stored cases rank beside their times; nothing is measured."""
+    from qbench.aot.gpus import get_gpu
+    from qbench.aot.ranking import find_function, points, ranking_lines, stored_times
+
+    try:
+        chosen, launch_of = get_gpu(gpu), find_function(launches)
+    except ValueError as error:
+        raise CannotCombine(str(error)) from error
+    found = points(stored_times(folder), launch_of, chosen)
+    print("\n".join(ranking_lines(found, chosen, every=every)))
     return EXIT_OK
 
 
@@ -199,6 +216,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--runs", type=int, default=3, metavar="N", help="cases of at least N runs (default: 3)"
     )
+    command = add(
+        "floor", "static floors of compiled kernels beside the times stored for a device; needs no GPU"
+    )
+    command.add_argument(
+        "baselines", type=Path, metavar="DIR", help="a device's folder, e.g. baselines/nvidia-h200…"
+    )
+    command.add_argument(
+        "launches", metavar="MODULE:FUNCTION", help="gives the call that a case id timed, or None"
+    )
+    command.add_argument(
+        "--gpu", required=True, metavar="NAME", help="of the table in qbench.aot.gpus, e.g. H200"
+    )
+    command.add_argument("--all", action="store_true", help="print every case")
     command = add("merge", "join the parts of one sweep into one report")
     command.add_argument("parts", type=Path, nargs="+", metavar="PART.json")
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")

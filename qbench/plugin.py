@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from qbench.closing import Closing
 
+pytest_plugins = ["qbench.aot.hooks"]  # the compile gate: options and a fixture of its own
 SESSION = pytest.StashKey[Session]()
 CLOCK: pytest.StashKey[ReplayClock] = pytest.StashKey()
 PROGRESS = pytest.StashKey[Progress]()

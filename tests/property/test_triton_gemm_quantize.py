@@ -10,7 +10,7 @@ from qbench import gemm_error
 from qbench.interpreter import repair
 from qkernels import reference
 from qkernels.compare import compare_quantized
-from qkernels.compare_bounds import block_bounds
+from qkernels.compare.bounds import block_bounds
 from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor

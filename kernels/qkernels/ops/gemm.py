@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from qbench import Cost, GemmBound, Mismatch, Op, Workload
-from qkernels import product_report, reference
-from qkernels.compare import compare_quantized
+from qkernels import reference
+from qkernels.compare import compare_quantized, explain_product
 from qkernels.format import Format
 from qkernels.ops.operands import activations, dtype_of, normal, weight
 from qkernels.quantize import quantize
@@ -129,7 +129,7 @@ def product_bound(*, roundings: int = 3, out_dtype: torch.dtype | None = None) -
         _take_rows,
         reference.certified,
         roundings,
-        product_report.explain,
+        explain_product,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qbench import Mismatch
-from qkernels.reproduce import format_source
+from qkernels.compare.reproduce import format_source
 from qkernels.testing import judges
 from qkernels.testing.inputs import LAYOUTS, Sample, boundaries, draw, nonfinite
 from qkernels.testing.properties import judge_property, properties_of

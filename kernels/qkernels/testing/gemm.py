@@ -14,8 +14,8 @@ import torch
 
 from qbench import Mismatch, Provider, WrongResult, provider_info
 from qkernels.api import as_format
+from qkernels.compare.product_causes import take_row
 from qkernels.format import Format
-from qkernels.product_causes import take_row
 from qkernels.testing import gemm_cases as cases
 from qkernels.testing.gemm_kind import GemmCase, Kind
 from qkernels.testing.inputs import DTYPES

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from qkernels import reference
+from qkernels.compare.product_causes import take_row
 from qkernels.format import Format
-from qkernels.product_causes import take_row
 from qkernels.tensor import QTensor
 from qkernels.testing.gemm_inputs import Operand, coarse, quantized, random_operand
 from qkernels.testing.inputs import drawn

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qbench import Mismatch
-from qkernels.reproduce import format_source, tensor_source
+from qkernels.compare.reproduce import format_source, tensor_source
 from qkernels.testing.inputs import Sample
 from qkernels.testing.subject import Subject
 

@@ -16,10 +16,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+import qbench
+from qkernels.triton.expected import WARP_PRODUCTS, products, widths
 from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.launch import choose_tile
 
 PROGRAMS = 512  # a power of two (read back as one vector); about four for each of 132 SMs
+
+
+def expected(dtype: str, hadamard: int, k: int) -> qbench.Expectation:
+    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
+    spills = {WARP_PRODUCTS: 4096, "sm_90": 128} if (dtype, hadamard) == ("fp32", 128) else {}
+    if k % 16:
+        spills = {"*": 64}  # Triton 3.9: 32 bytes on sm_90
+    operands = "f16" if dtype == "fp16" else "bf16"
+    return qbench.Expectation(
+        products(operands) if hadamard else {}, load_bits=widths(k, 128), spill_bytes=spills
+    )
 
 
 @triton.jit(do_not_specialize=["m", "across", "tiles"])

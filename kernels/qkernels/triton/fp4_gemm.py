@@ -39,8 +39,9 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import names, require
 from qkernels.tensor import QTensor
 from qkernels.triton import mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.expected import TENSOR_MEMORY, TENSOR_PRODUCTS, products
 from qkernels.triton.fp4_decode import dequantize_tile
-from qkernels.triton.fp4_plan import check_out_dtype, plan, require_formats
+from qkernels.triton.fp4_plan import IEEE_BECOMES_TF32, NO_IEEE, check_out_dtype, plan, require_formats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,19 @@ if TYPE_CHECKING:
     from qkernels.format import Format
 
 _QUANTIZES = nvfp4_quantize.TAKES | mxfp4_quantize.TAKES
+
+
+def expected(fmt: Format, activations: str, m: int) -> qbench.Expectation:
+    """What the kernel must be compiled to. activations: "bf16", "fp16", "fp32" or "quantized"."""
+    if activations == "fp32":  # rounding them to TF32 would be a wrong result, and only the instruction tells
+        return qbench.Expectation(
+            forbidden={"*": TENSOR_PRODUCTS},
+            load_bits={"*": 128},
+            unsupported={TENSOR_MEMORY: NO_IEEE} if IEEE_BECOMES_TF32 else {},
+        )
+    operands = "bf16" if activations in ("bf16", "quantized") else "tf32" if fmt.scale == "e8m0" else "f16"
+    narrow = activations == "quantized" and m <= 16  # four bits an element, few rows
+    return qbench.Expectation(products(operands), load_bits={"*": 64 if narrow else 128})
 
 
 @triton.jit

@@ -23,12 +23,23 @@ import triton.language as tl
 import qbench
 from qkernels.format import NVFP4
 from qkernels.tensor import QTensor
+from qkernels.triton.expected import WARP_PRODUCTS, products
 from qkernels.triton.fp4 import encode_nvfp4, pack_pairs
 from qkernels.triton.fp4_gemm import finish, gemm_tile
 from qkernels.triton.fp4_plan import plan, require_formats
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def expected(m: int) -> qbench.Expectation:
+    """What the kernel must be compiled to, for bf16 or quantized activations."""
+    return qbench.Expectation(
+        products("bf16"),
+        load_bits={"*": 128},
+        store_bits={"*": 64 if m >= 128 else 32},
+        spill_bytes={WARP_PRODUCTS: 128} if m >= 128 else {},
+    )
 
 
 @triton.jit(do_not_specialize=["m"])

@@ -24,6 +24,12 @@ DECODES = (NVFP4, NVFP4_1L, MXFP4, MXFP4_ABS_MAX)
 global scale mean the same. Not those with scales of 16x16 blocks or a global scale for each row: no alpha holds these.
 """
 
+NO_IEEE = "fp32 activations: on sm_100 and sm_103 Triton before 3.8 multiplies them as TF32 in spite of input_precision"
+"""Found by compiling: for these GPUs Triton 3.6 and 3.7 make tcgen05.mma.kind::tf32 of a dot with
+input_precision="ieee" if one operand is widened in the kernel, as weights are here. Never run: there was no such GPU.
+"""
+IEEE_BECOMES_TF32 = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
+
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
@@ -92,6 +98,8 @@ def plan(a: Tensor | QTensor, b: QTensor, bias: Tensor | None, *, quantize: bool
     unit = (E8M0_UNIT if e8m0 else 1.0) * (E8M0_UNIT if e8m0 and isinstance(a, QTensor) else 1.0)
     ieee = not isinstance(a, QTensor) and a.dtype == torch.float32
     capability = torch.cuda.get_device_capability(b.device) if b.device.type == "cuda" else (9, 0)
+    if ieee and capability[0] == 10 and IEEE_BECOMES_TF32:
+        raise Unsupported(NO_IEEE, EXACT_PRODUCT)
     tile = choose_tile(m, dot, ieee, capability, quantize=quantize)
     strides = (data.stride(0), 0 if scale is None else scale.stride(0), b.data.stride(0), b.scale.stride(0))
     return Plan(

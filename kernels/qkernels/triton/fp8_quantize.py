@@ -39,11 +39,24 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
+from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
 TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
 """The formats of these kernels and the options of each."""
+
+
+def expected(k: int, m: int = 4096) -> qbench.Expectation:
+    """What both kernels must be compiled to: the hardware's cast from sm_90, arithmetic before."""
+    cast = ("F2FP.E4M3",)
+    return qbench.Expectation(
+        required={"sm_90 sm_100 sm_103 sm_120": cast},
+        forbidden={BEFORE_HOPPER: cast},
+        load_bits=widths(k, 128),
+        store_bits=widths(k, 128 if m >= 1024 else 64),
+    )
+
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 _LEAST_SCALE = tl.constexpr(MIN_TOKEN_SCALE)

@@ -39,11 +39,18 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
+from qkernels.triton.expected import widths
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
 TAKES = {INT8: ("scale",), INT8_TOKEN: (), INT8_ASYM: ("scale", "zero_point")}
 """The formats of these kernels and the options of each."""
+
+
+def expected(k: int, m: int = 4096) -> qbench.Expectation:
+    """What both kernels must be compiled to."""
+    return qbench.Expectation(load_bits=widths(k, 128), store_bits=widths(k, 128 if m >= 1024 else 64))
+
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 

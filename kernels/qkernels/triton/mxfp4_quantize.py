@@ -37,6 +37,7 @@ from qkernels.format import E2M1, FORMATS, MXFP4, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
+from qkernels.triton.expected import WARP_PRODUCTS, products
 from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, pack_pairs, rotate_tile
 from qkernels.triton.launch import check_hadamard, check_matrix, choose_tile
 
@@ -47,6 +48,21 @@ _BY_RULE: dict[str, Format] = {
 }
 TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard",))
 """The formats of this kernel and the options of each."""
+
+
+def expected(dtype: str, hadamard: int, m: int = 4096) -> qbench.Expectation:
+    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
+    spills = {WARP_PRODUCTS: 4096} if (dtype, hadamard) == ("fp32", 128) else {}
+    operands = "f16" if dtype == "fp16" else "bf16"
+    store_bits = {
+        "*": 64 if m >= 1024 else 32
+    }  # a small tile has 8 elements, so 4 bytes of codes, for a thread
+    return qbench.Expectation(
+        products(operands) if hadamard else {},
+        load_bits={"*": 128},
+        store_bits=store_bits,
+        spill_bytes=spills,
+    )
 
 
 @triton.jit

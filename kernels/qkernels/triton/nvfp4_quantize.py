@@ -38,11 +38,28 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
+from qkernels.triton.expected import WARP_PRODUCTS, products
 from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, pack_pairs, rotate_tile
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix, choose_tile
 
 TAKES = {NVFP4: ("hadamard", "global_scale"), NVFP4_1L: ("hadamard",)}
 """The formats of this kernel and the options of each."""
+
+
+def expected(dtype: str, hadamard: int, m: int = 4096) -> qbench.Expectation:
+    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
+    spills = {WARP_PRODUCTS: 4096} if (dtype, hadamard) == ("fp32", 128) else {}
+    operands = "f16" if dtype == "fp16" else "bf16"
+    store_bits = {
+        "*": 64 if m >= 1024 else 32
+    }  # a small tile has 8 elements, so 4 bytes of codes, for a thread
+    return qbench.Expectation(
+        products(operands) if hadamard else {},
+        load_bits={"*": 128},
+        store_bits=store_bits,
+        spill_bytes=spills,
+    )
+
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 

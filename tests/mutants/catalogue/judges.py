@@ -6,10 +6,10 @@ from functools import partial
 
 from tests.mutants.mutant import Mutant
 
-_b = partial(Mutant, file="qkernels/compare_bounds.py", check="comparator")
-_s = partial(Mutant, file="qkernels/compare_scales.py", check="comparator")
-_g = partial(Mutant, file="qkernels/compare_global.py", check="comparator")
-_w = partial(Mutant, file="qkernels/compare_rows.py", check="comparator")
+_b = partial(Mutant, file="qkernels/compare/bounds.py", check="comparator")
+_s = partial(Mutant, file="qkernels/compare/scales.py", check="comparator")
+_g = partial(Mutant, file="qkernels/compare/global_scale.py", check="comparator")
+_w = partial(Mutant, file="qkernels/compare/rows.py", check="comparator")
 _c = partial(Mutant, file="qbench/check.py", check="comparator")
 
 MUTANTS = (

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .format import Format
-from .quantize import quantize
+from ..format import Format
+from ..quantize import quantize
+from ..tensor import QTensor
 from .reproduce import format_source, tensor_source
-from .tensor import QTensor
 
 LINE_BYTES = 64  # of a block, that one line shows
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from qbench import Mismatch
 
-from .compare_bounds import Bounds
-from .compare_candidates import candidate_cause, window
-from .compare_causes import code_hints, code_value, place_hints, poison_hint, scale_hints
-from .compare_source import cut
-from .format import Format
+from ..format import Format
+from ..tensor import QTensor
+from .bounds import Bounds
+from .candidates import candidate_cause, window
+from .causes import code_hints, code_value, place_hints, poison_hint, scale_hints
 from .reproduce import indent
-from .tensor import QTensor
+from .source import cut
 
 
 def describe(

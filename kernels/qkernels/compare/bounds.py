@@ -3,7 +3,7 @@
 True ties exist, so two correct fp32 orders disagree in about 1e-3 of NVFP4 codes. Allowed is what some point of
 y*(1 ± 2^-21) rounds to; given the scale that was stored, each code is judged under that scale. MX arithmetic is exact
 and gets no slack. A rotated input adds `slack`, the absolute error of an fp32 rotation. Stochastic rounding may give
-either neighbour of a point of that interval. Scales: compare_scales.py; FP8 and INT8 without blocks: compare_rows.py.
+either neighbour of a point of that interval. Scales: scales.py; FP8 and INT8 without blocks: rows.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .codec import encode_e2m1, encode_float, round_steps
-from .compare_scales import EPS as EPS
-from .compare_scales import scale_bounds
-from .format import E2M1, Element, Format
-from .quantize_block import decode_scale, from_blocks, scaled, to_blocks
-from .tensor import QTensor
+from ..codec import encode_e2m1, encode_float, round_steps
+from ..format import E2M1, Element, Format
+from ..quantize_block import decode_scale, from_blocks, scaled, to_blocks
+from ..tensor import QTensor
+from .scales import EPS as EPS
+from .scales import scale_bounds
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is this QTensor what a correct quantizer makes of x? The comparator for every format; bounds in compare_bounds.py.
+"""Is this QTensor what a correct quantizer makes of x? The comparator for every format; bounds in bounds.py.
 
 A tolerance on the decoded values would accept swapped nibbles of small codes, truncation and a scale byte off by one;
 this judges every scale and every code. NaN and finite never agree.
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from qbench import Mismatch
 
-from .compare_bounds import Bounds, block_bounds
-from .compare_global import compare_global_scale, rotated
-from .compare_report import describe
-from .compare_rows import row_bounds
-from .format import Format
-from .quantize import Rounding, check_input, chunk_rows
-from .quantize_scaled import static_scale, tensor_scale
-from .tensor import DATA_DTYPE, QTensor
+from ..format import Format
+from ..quantize import Rounding, check_input, chunk_rows
+from ..quantize_scaled import static_scale, tensor_scale
+from ..tensor import DATA_DTYPE, QTensor
+from .bounds import Bounds, block_bounds
+from .global_scale import compare_global_scale, rotated
+from .report import describe
+from .rows import row_bounds
 
 
 def compare_quantized(

@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .compare_bounds import Bounds, code_ends, open_ends, ordinals
-from .compare_scales import EPS, within_one_ulp
-from .format import Format
-from .quantize_scaled import LEAST_SPREAD, divide, encode_rows, row_scale
-from .tensor import QTensor
+from ..format import Format
+from ..quantize_scaled import LEAST_SPREAD, divide, encode_rows, row_scale
+from ..tensor import QTensor
+from .bounds import Bounds, code_ends, open_ends, ordinals
+from .scales import EPS, within_one_ulp
 
 
 def row_bounds(

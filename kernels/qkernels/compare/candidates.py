@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compare_bounds import Bounds
-from .format import FORMATS, Format
-from .hadamard import rotate
-from .quantize import quantize
-from .tensor import QTensor
+from ..format import FORMATS, Format
+from ..hadamard import rotate
+from ..quantize import quantize
+from ..tensor import QTensor
+from .bounds import Bounds
 
 WINDOW = 1 << 18  # elements looked at
 _ALIKE = 0.99

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .codec import decode_float
-from .compare_bounds import Bounds, ordinals
-from .format import Element, Format
-from .swizzle import from_blocked, to_blocked
-from .tensor import QTensor
+from ..codec import decode_float
+from ..format import Element, Format
+from ..swizzle import from_blocked, to_blocked
+from ..tensor import QTensor
+from .bounds import Bounds, ordinals
 
 _ENOUGH = 4
 

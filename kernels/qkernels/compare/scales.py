@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .codec import E4M3_NAN, E8M0_NAN, encode_e4m3, encode_e8m0, floor_log2
-from .format import FLOAT32_MAX, Format
-from .quantize_block import FOUR_OVER_SIX, distance, encoded
-from .quantize_mx import QUEST_GAIN, amax_exponents, quest_moments
-from .quantize_scaled import divide
-from .tensor import QTensor
+from ..codec import E4M3_NAN, E8M0_NAN, encode_e4m3, encode_e8m0, floor_log2
+from ..format import FLOAT32_MAX, Format
+from ..quantize_block import FOUR_OVER_SIX, distance, encoded
+from ..quantize_mx import QUEST_GAIN, amax_exponents, quest_moments
+from ..quantize_scaled import divide
+from ..tensor import QTensor
 
 EPS = 2.0**-21
 LEAST_FLOAT32 = 2.0**-149

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from .format import FORMATS, Format
-from .tensor import QTensor
+from ..format import FORMATS, Format
+from ..tensor import QTensor
 
 READABLE = 32  # values
 

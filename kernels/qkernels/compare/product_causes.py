@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .codec import floor_log2, pow2, round_to
-from .swizzle import from_blocked, to_blocked
-from .tensor import QTensor
+from ..codec import floor_log2, pow2, round_to
+from ..swizzle import from_blocked, to_blocked
+from ..tensor import QTensor
 
 Operand = Tensor | QTensor
 _ENOUGH, _SURE = 4, 16

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from qbench import Mismatch
 
-from .compare_scales import EPS
-from .format import Format
-from .hadamard import rotate
-from .quantize import chunk_rows, static_global_scale
-from .tensor import QTensor
+from ..format import Format
+from ..hadamard import rotate
+from ..quantize import chunk_rows, static_global_scale
+from ..tensor import QTensor
+from .scales import EPS
 
 
 def compare_global_scale(

@@ -1,0 +1,253 @@
+"""Every kernel in the variants that ship, to be compiled without a GPU: one case for a path through a kernel.
+
+Tiles follow from the shape, so each case names one: M = 1, 16, 64, 128, 256 and 1024 for products, a large and a small
+matrix for quantizers, K within and beyond a row in registers, K that leaves a part of a tile. What each kernel must be
+made of stands beside it (EXPECTED in its file). Tensors are uninitialised and nothing is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import qbench
+from qkernels.format import MXFP4, NVFP4, Format, get_format
+from qkernels.tensor import QTensor
+from qkernels.triton import (
+    amax,
+    fp4_gemm,
+    fp4_gemm_quantize,
+    fp8_quantize,
+    int8_quantize,
+    mxfp4_quantize,
+    nvfp4_quantize,
+)
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+N, K = 8192, 8192
+
+
+def matrix(m: int, k: int = K, dtype: str = "bf16") -> Tensor:
+    return torch.empty(m, k, dtype=DTYPES[dtype], device="cuda")
+
+
+def one(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(1, dtype=dtype, device="cuda")
+
+
+def quantized(rows: int, k: int, fmt: Format) -> QTensor:
+    assert fmt.block
+    data = torch.empty(rows, k // 2, dtype=torch.uint8, device="cuda")
+    scale = torch.empty(rows, k // fmt.block, dtype=torch.uint8, device="cuda")
+    return QTensor(data, scale, fmt, (rows, k), one().reshape(()) if fmt.levels == 2 else None)
+
+
+def all_cases() -> list[qbench.CompileCase]:
+    return [
+        *amax_cases(),
+        *nvfp4_cases(),
+        *mxfp4_cases(),
+        *fp8_cases(),
+        *int8_cases(),
+        *gemm_cases(),
+        *gemm_quantize_cases(),
+    ]
+
+
+def amax_cases() -> list[qbench.CompileCase]:
+    def case(dtype: str, had: int = 0, k: int = K) -> qbench.CompileCase:
+        name = f"amax[{dtype},had={had},k={k}]"
+        expect = {"amax_kernel": amax.expected(dtype, had, k)}
+        return qbench.CompileCase(
+            name, lambda: amax.partial_amax(matrix(4096, k, dtype), hadamard=had or None), expect
+        )
+
+    return [
+        case("fp32"),
+        case("bf16", k=8191),
+        case("bf16", 128),
+        case("fp32", 128),
+    ]
+
+
+def nvfp4_cases() -> list[qbench.CompileCase]:
+    def case(
+        dtype: str, scale: str = "static", had: int = 0, m: int = 4096, k: int = K, fast: bool = False
+    ) -> qbench.CompileCase:
+        def launch() -> None:
+            gs = one() if scale == "static" else None
+            one_level = scale == "one_level"
+            nvfp4_quantize.nvfp4_quantize(
+                matrix(m, k, dtype), global_scale=gs, hadamard=had or None, one_level=one_level
+            )
+
+        expect = {"nvfp4_quantize_kernel": nvfp4_quantize.expected(dtype, had, m)}
+        if scale == "dynamic":
+            expect["amax_kernel"] = amax.expected(dtype, had, k)
+        return qbench.CompileCase(
+            f"nvfp4_quantize[{dtype},{scale},had={had},m={m},k={k}]", launch, expect, fast
+        )
+
+    return [
+        case("bf16", fast=True),
+        case("fp32"),
+        case("bf16", m=16),
+        case("bf16", "dynamic"),
+        case("fp16", "dynamic", 16),
+        *(case("bf16", had=had) for had in (64, 128)),
+        case("fp32", had=128),
+    ]
+
+
+def mxfp4_cases() -> list[qbench.CompileCase]:
+    def case(rule: str, dtype: str = "bf16", had: int = 0, m: int = 4096, k: int = K) -> qbench.CompileCase:
+        name = f"mxfp4_quantize[{dtype},{rule},had={had},m={m},k={k}]"
+        expect = {"mxfp4_quantize_kernel": mxfp4_quantize.expected(dtype, had, m)}
+        return qbench.CompileCase(
+            name,
+            lambda: mxfp4_quantize.mxfp4_quantize(matrix(m, k, dtype), rule=rule, hadamard=had or None),
+            expect,
+        )
+
+    return [
+        *(case(rule) for rule in ("floor", "rceil", "abs_max", "quest")),
+        case("floor", "fp32"),
+        case("floor", m=16),
+        *(case("floor", had=had) for had in (32, 128)),
+    ]
+
+
+def fp8_cases() -> list[qbench.CompileCase]:
+    def tensor(dtype: str, scale: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
+        expect = {"fp8_tensor_kernel": fp8_quantize.expected(k, m)}
+        if scale == "dynamic":
+            expect["amax_kernel"] = amax.expected(dtype, 0, k)
+        return qbench.CompileCase(
+            f"fp8_quantize[{dtype},{scale},m={m},k={k}]",
+            lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), one() if scale == "static" else None),
+            expect,
+            fast,
+        )
+
+    def token(dtype: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"fp8_token_quantize[{dtype},m={m},k={k}]",
+            lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), per_token=True),
+            {"fp8_token_kernel": fp8_quantize.expected(k, m)},
+            fast,
+        )
+
+    return [
+        *(tensor(dtype, "static") for dtype in ("bf16", "fp32")),
+        tensor("bf16", "dynamic"),
+        tensor("bf16", "static", m=16),
+        tensor("bf16", "static", k=8191),
+        token("bf16", fast=True),
+        token("bf16", k=28672),
+    ]
+
+
+def int8_cases() -> list[qbench.CompileCase]:
+    def case(dtype: str, kind: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
+        static, symmetric = kind.startswith("static"), not kind.endswith("asymmetric")
+
+        def launch() -> None:
+            zero = one(torch.int32) if static and not symmetric else None
+            scale = one() if static else None
+            int8_quantize.int8_quantize(matrix(m, k, dtype), scale, zero_point=zero, symmetric=symmetric)
+
+        kernel = "int8_static_kernel" if static else "int8_token_kernel"
+        return qbench.CompileCase(
+            f"int8_quantize[{dtype},{kind},m={m},k={k}]", launch, {kernel: int8_quantize.expected(k, m)}, fast
+        )
+
+    return [
+        case("bf16", "static"),
+        case("bf16", "static_asymmetric"),
+        case("bf16", "static", m=16),
+        case("bf16", "token", fast=True),
+        case("bf16", "token", k=28672),
+        case("bf16", "token", k=8191),
+        case("fp32", "token_asymmetric"),
+    ]
+
+
+def gemm_cases() -> list[qbench.CompileCase]:
+    def case(
+        fmt: Format, a: str, m: int, k: int = K, bias: bool = False, fast: bool = False
+    ) -> qbench.CompileCase:
+        """a: the activations' dtype, or "quantized"."""
+
+        def launch() -> None:
+            left = quantized(m, k, fmt) if a == "quantized" else matrix(m, k, a)
+            fp4_gemm.fp4_gemm(left, quantized(N, k, fmt), bias=matrix(1, N)[0] if bias else None)
+
+        name = f"{fmt.name}_gemm[{a},m={m},n={N},k={k}{',bias' * bias}]"
+        return qbench.CompileCase(name, launch, {"fp4_gemm_kernel": fp4_gemm.expected(fmt, a, m)}, fast)
+
+    return [
+        *(case(NVFP4, "bf16", m, fast=m == 1) for m in (1, 32, 64, 128, 256, 1024)),
+        *(case(NVFP4, "quantized", m) for m in (16, 1024)),
+        *(case(NVFP4, "fp32", m) for m in (16, 1024)),
+        case(NVFP4, "bf16", 16, K + 32),
+        case(NVFP4, "fp16", 1024, K + 32, bias=True),
+        *(case(MXFP4, "bf16", m) for m in (16, 1024)),
+        *(case(MXFP4, "quantized", m) for m in (16, 1024)),
+        *(case(MXFP4, "fp16", m) for m in (16, 1024)),
+    ]
+
+
+def gemm_quantize_cases() -> list[qbench.CompileCase]:
+    def case(a: str, m: int) -> qbench.CompileCase:
+        def launch() -> None:
+            left = quantized(m, K, NVFP4) if a == "quantized" else matrix(m, K, a)
+            fp4_gemm_quantize.nvfp4_gemm_quantize(left, quantized(N, K, NVFP4), out_global_scale=one())
+
+        expect = {"nvfp4_gemm_quantize_kernel": fp4_gemm_quantize.expected(m)}
+        return qbench.CompileCase(f"nvfp4_gemm_quantize[{a},m={m},n={N},k={K}]", launch, expect)
+
+    return [case("bf16", 16), case("quantized", 1024)]
+
+
+def launch_of(case: str) -> Callable[[], object] | None:
+    """The call that a timed case of these kernels makes, for its static floor: "nvfp4_quantize/triton[m=16,...]"."""
+    found = re.fullmatch(r"(\w+)/triton\[(.*)\]", case)
+    if not found:
+        return None
+    op, axes = found[1], dict(each.split("=") for each in found[2].split(","))
+    m, k, had = int(axes["m"]), int(axes["k"]), int(axes.get("had", 0)) or None
+    if op.endswith("_gemm") or op == "nvfp4_gemm_quantize":
+        return _product_of(op, m, int(axes["n"]), k, had)
+    scale, dtype = axes.get("scale", ""), {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
+    given = scale == "static"
+    if op == "fp8_quantize":
+        return lambda: fp8_quantize.fp8_quantize(
+            matrix(m, k, dtype), one() if given else None, per_token=scale == "token"
+        )
+    if op == "int8_quantize":
+        return lambda: int8_quantize.int8_quantize(
+            matrix(m, k, dtype), one() if given else None, symmetric=scale != "asymmetric"
+        )
+    fmt = get_format(op.removesuffix("_quantize"))
+    return lambda: fp4_gemm.quantize_fp4(
+        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had
+    )
+
+
+def _product_of(op: str, m: int, n: int, k: int, had: int | None) -> Callable[[], object]:
+    fmt = get_format(op.split("_")[0])
+    if op == "nvfp4_gemm_quantize":
+        return lambda: fp4_gemm_quantize.nvfp4_gemm_quantize(
+            quantized(m, k, fmt), quantized(n, k, fmt), out_global_scale=one()
+        )
+    if op.endswith("_w4a16_gemm"):
+        return lambda: fp4_gemm.fp4_gemm(matrix(m, k), quantized(n, k, fmt))
+    if op.endswith("_w4a4_gemm"):
+        return lambda: fp4_gemm.fp4_gemm(quantized(m, k, fmt), quantized(n, k, fmt))
+    return lambda: (
+        fp4_gemm.quantize_fp4(matrix(m, k), fmt, hadamard=had),
+        fp4_gemm.fp4_gemm(quantized(m, k, fmt), quantized(n, k, fmt)),
+    )

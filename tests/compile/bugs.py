@@ -1,0 +1,292 @@
+# ruff: noqa: E501  (lines of the sources, as they are)
+"""Performance bugs, one each, as they get into kernels, and changes that are none.
+
+`words` must all be in what the gate says of it. Results stay right in most of them: no test of values would notice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tests.compile import toys
+from tests.compile.planting import Change
+
+NVFP4 = "nvfp4_quantize[bf16,static,had=0,m=4096,k=8192]"
+DYNAMIC = "nvfp4_quantize[bf16,dynamic,had=0,m=4096,k=8192]"
+MXFP4 = "mxfp4_quantize[bf16,floor,had=0,m=4096,k=8192]"
+ROTATED = "mxfp4_quantize[bf16,floor,had=32,m=4096,k=8192]"
+FP8 = "fp8_quantize[bf16,static,m=4096,k=8192]"
+TOKEN = "fp8_token_quantize[bf16,m=4096,k=8192]"
+LONG_TOKEN = "fp8_token_quantize[bf16,m=4096,k=28672]"
+INT8 = "int8_quantize[bf16,static,m=4096,k=8192]"
+GEMM = "nvfp4_gemm[bf16,m=1024,n=8192,k=8192]"
+SMALL_GEMM = "nvfp4_gemm[bf16,m=1,n=8192,k=8192]"
+
+
+def strided(cases: Any) -> None:
+    x = cases.matrix(4096, cases.K + 1)[:, : cases.K]
+    cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
+
+
+def misaligned(cases: Any) -> None:
+    x = torch.empty(4096 * cases.K + 1, dtype=torch.bfloat16, device="cuda")[1:].view(4096, cases.K)
+    cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
+
+
+BUGS = [
+    Change(
+        "a view with a stride of K + 1",
+        NVFP4,
+        ("128-bit loads became 16-bit", "argument `stride` lost divisibility by 16"),
+        launch=strided,
+    ),
+    Change(
+        "a view that begins two bytes into the allocation",
+        NVFP4,
+        ("128-bit loads became 16-bit", "argument `x_ptr` lost divisibility by 16"),
+        launch=misaligned,
+    ),
+    Change(
+        "K and the stride are no longer specialized",
+        FP8,
+        ("became", "arguments `k`, `stride` lost divisibility by 16"),
+        (("fp8_quantize.py", '["m"])\ndef fp8_tensor_kernel', '["m", "k", "stride"])\ndef fp8_tensor_kernel'),),
+    ),
+    Change(
+        "a mask that differs from element to element",
+        NVFP4,
+        ("128-bit loads became 16-bit",),
+        (("nvfp4_quantize.py", "mask=inside & (column < k)[None, :], other", "mask=inside & ((column ^ 1) < k)[None, :], other"),),
+    ),
+    Change(
+        "products left in flight while their operand is made anew",
+        SMALL_GEMM,
+        ("operand in registers is overwritten while the product may still read it",),
+        (("fp4_gemm.py", "a = tl.where(m > 0, load_columns(a_values, values, limit, EVEN_K).to(DTYPE), 0.0)", "a = load_columns(a_values, values, limit, EVEN_K).to(DTYPE)"),),
+    ),
+    Change(
+        "a cap on registers",
+        TOKEN,
+        ("spills", "with 32 registers: a limit on registers"),
+        (("fp8_quantize.py", "num_warps=warps, enable", "num_warps=warps, maxnreg=32, enable"),),
+    ),
+    Change(
+        "an eighth of the warps for a row",
+        TOKEN,
+        ("spills", "all 255 registers are in use"),
+        (("launch.py", "max(1, length // 1024)", "max(1, length // 8192)"),),
+    ),
+    Change(
+        "a layout conversion before packing",
+        MXFP4,
+        ("shared-memory stores", "a layout conversion was added"),
+        (("fp4.py", "    low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))",
+          "    codes = tl.reshape(tl.trans(tl.reshape(codes, (COLUMNS, ROWS))), (ROWS, COLUMNS))\n"
+          "    low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))"),),
+    ),
+    Change(
+        "weights dequantized through fp32",
+        SMALL_GEMM,
+        ("values take a detour through fp32",),
+        (
+            ("fp4_decode.py", "        factor = decode_e8m0(scale, DTYPE)", "        factor = decode_e8m0(scale, tl.float32)"),
+            ("fp4_decode.py", "        factor = decode_e4m3(scale, DTYPE)", "        factor = decode_e4m3(scale, tl.float32)"),
+            ("fp4_decode.py", "tl.join(decode_e2m1(packed & 0xF, DTYPE, E8M0), decode_e2m1(packed >> 4, DTYPE, E8M0))",
+             "tl.join(decode_e2m1(packed & 0xF, tl.float32, E8M0), decode_e2m1(packed >> 4, tl.float32, E8M0))"),
+            ("fp4_decode.py", "    return tl.reshape(values, (rows, columns))", "    return tl.reshape(values, (rows, columns)).to(DTYPE)"),
+        ),
+    ),
+    Change(
+        "rows that fit in registers are read twice",
+        TOKEN,
+        ("the launch reads 100,663,296 B, was 67,108,864 (1.50×)",),
+        (("launch.py", "    if k > 16384:\n        return 8192, 16", "    if k > 4096:\n        return 4096, 8"),),
+    ),
+    Change(
+        "x is loaded again for the second use",
+        MXFP4,
+        ("each byte twice: a double load", "more global loads"),
+        (("mxfp4_quantize.py", "    codes = encode_e2m1(y * inverse[:, None]",
+          "    again = tl.load(x_ptr + row * stride + column[None, :], mask=inside & (column < k)[None, :], other=0.0,"
+          " volatile=True)\n"
+          "    y = tl.reshape(again.to(tl.float32), (ROWS * COLUMNS // 32, 32))\n"
+          "    codes = encode_e2m1(y * inverse[:, None]"),),
+    ),
+    Change(
+        "the widest tile on a GPU with little shared memory",
+        GEMM,
+        ("shared memory", "is over sm_120's 101,376 B", "the launch will fail"),
+        (("fp4_plan.py", "or quantize or capability[0] not in (9, 10):", "or quantize:"),),
+        target="sm_120",
+    ),
+    Change(
+        "a tile of 64 rows, which has no block-scaled product",
+        "toy[e2m1]",
+        ("left block-scaled MMA: tcgen05.block_scale.mxf4 A=shared became tcgen05.f16",),
+        launch=lambda _cases: toys.multiply(bm=64),
+        target="sm_100",
+    ),
+    Change(
+        "activations that the block-scaled product does not take",
+        "toy[e2m1]",
+        ("left block-scaled MMA: mma.sync.mxf4.block_scale became mma.sync.bf16",),
+        launch=lambda _cases: toys.multiply(a="bf16"),
+        target="sm_120",
+    ),
+    Change(
+        "weights as the second operand",
+        GEMM,
+        ("spills", "all 255 registers are in use"),
+        (("fp4_gemm.py", "sums = tl.dot(b, tl.trans(a), sums, input_precision=PRECISION)",
+          "sums += tl.trans(tl.dot(a, tl.trans(b), input_precision=PRECISION))"),),
+    ),
+    Change(
+        "fp32 arithmetic where TF32 is exact",
+        "mxfp4_gemm[fp16,m=16,n=8192,k=8192]",
+        ("wgmma.tf32 A=registers became no tensor-core product at all",),
+        (("fp4_plan.py", '"PRECISION": "ieee" if ieee else "tf32"', '"PRECISION": "ieee"'),),
+    ),
+    Change(
+        "a rotation without tensor cores",
+        ROTATED,
+        ("wgmma.bf16 A=registers became no tensor-core product at all",),
+        (("fp4.py", "        total = tl.dot(x, matrix)",
+          '        total = tl.dot(x.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")'),),
+    ),
+    Change(
+        "a correctly rounded division for each element",
+        TOKEN,
+        ("a slow division",),
+        (("fp8_quantize.py", "    y = tl.where(finite, correct_quotient(x, scale, inverse), 0.0)",
+          "    y = tl.where(finite, tl.div_rn(x, scale), 0.0)"),),
+    ),
+    Change(
+        "a double-precision factor",
+        INT8,
+        ("fp64 arithmetic crept in",),
+        (("int8_quantize.py", "to_int8(divide_by_scale(x, scale), zero_point), mask=inside)",
+          "to_int8((x.to(tl.float64) / scale).to(tl.float32), zero_point), mask=inside)"),),
+    ),
+    Change(
+        "tiles of an eighth",
+        NVFP4,
+        ("programs", "as many warps"),
+        (("launch.py", "elements = 4096 if hadamard is None", "elements = 512 if hadamard is None"),
+         ("launch.py", "_COLUMNS = (128, 1024)", "_COLUMNS = (128, 512)"),
+         ("launch.py", "_LEAST_ELEMENTS = 1024", "_LEAST_ELEMENTS = 512"),),
+    ),
+    Change(
+        "one maximum for all programs, by atomics",
+        DYNAMIC,
+        ("atomic operations 0 -> 1",),
+        (("amax.py", "    tl.store(partial_ptr + program, tl.max(", "    tl.atomic_max(partial_ptr + program * 0, tl.max("),),
+    ),
+    Change(
+        "the result is stored twice",
+        FP8,
+        ("more global stores", "the launch writes"),
+        (("fp8_quantize.py", "    tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)",
+          "    tl.store(out_ptr + at * k + column[None, :], to_e4m3(x, HARDWARE), mask=inside)\n"
+          "    tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)"),),
+    ),
+    Change(
+        "the scale is loaded anew for each piece of the row",
+        LONG_TOKEN,
+        ("more global loads",),
+        (("fp8_quantize.py", "            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)",
+          "            scale = tl.load(scale_ptr + row, volatile=True)\n"
+          "            y = tl.where(finite, correct_quotient(more, scale, tl.div_rn(1.0, scale)), 0.0)"),),
+    ),
+    Change(
+        "block scales loaded for each element",
+        SMALL_GEMM,
+        ("the launch reads",),
+        (
+            ("fp4_gemm.py", "tl.arange(0, BK // 2), tl.arange(0, BK // BLOCK)", "tl.arange(0, BK // 2), tl.arange(0, BK) // BLOCK"),
+            ("fp4_decode.py", "    blocks: tl.constexpr = scale.shape[1]", "    blocks: tl.constexpr = scale.shape[1]  # one for each"),
+        ),
+    ),
+    Change(
+        "the hardware's cast is not used",
+        FP8,
+        ("F2FP.E4M3 is gone, which this kernel requires",),
+        (("fp8_quantize.py", "torch.cuda.get_device_capability(device) >= (9, 0)", "torch.cuda.get_device_capability(device) > (12, 0)"),),
+    ),
+    Change(
+        "one stage: nothing is prefetched",
+        GEMM,
+        ("loads are no longer pipelined",),
+        (("fp4_plan.py", '"num_stages": tile.stages', '"num_stages": 1'),),
+    ),
+    Change(
+        "every load of the loop masked",
+        GEMM,
+        ("loads became narrower",),
+        (("fp4_plan.py", '"EVEN_K": k % tile.k == 0', '"EVEN_K": False'),),
+    ),
+]  # fmt: skip
+
+COMMENT = "# a comment, and with it all lines below are further down\n\n\n"
+_NO_BUGS = [
+    Change("a comment at the top", NVFP4, edits=(("nvfp4_quantize.py", "@triton.jit(do", f"{COMMENT}@triton.jit(do"),)),
+    Change(
+        "a comment in the kernel",
+        NVFP4,
+        edits=(("nvfp4_quantize.py", "    inside = (row < m)[:, None]", "    # rows there are\n    inside = (row < m)[:, None]"),),
+    ),
+    Change("blank lines", GEMM, edits=(("fp4_gemm.py", "    # Rows past the edge", "\n\n    # Rows past the edge"),)),
+    Change(
+        "another way to write it",
+        MXFP4,
+        edits=(("mxfp4_quantize.py", "    finite = amax_bits < 0x7F800000\n", "    finite = (  amax_bits   <   2139095040  )\n"),),
+    ),
+    Change(
+        "a docstring",
+        TOKEN,
+        edits=(("fp8_quantize.py", '    """One row, in one piece (WHOLE) or in pieces of LENGTH."""', '    """One row."""'),),
+    ),
+    Change(
+        "a local name",
+        GEMM,
+        edits=(
+            ("fp4_gemm.py", "    inside = (rows < m)[:, None] & (columns < n)[None, :]", "    present = (rows < m)[:, None] & (columns < n)[None, :]"),
+            ("fp4_gemm.py", "out_ptr.dtype.element_ty), mask=inside)", "out_ptr.dtype.element_ty), mask=present)"),
+        ),
+    ),
+    Change(
+        "the name of an argument",
+        FP8,
+        edits=(
+            ("fp8_quantize.py", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,\n", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, pitch,\n"),
+            ("fp8_quantize.py", "    x = tl.load(x_ptr + at * stride + column", "    x = tl.load(x_ptr + at * pitch + column"),
+        ),
+    ),
+    Change(
+        "the name of a helper",
+        ROTATED,
+        edits=(
+            ("fp4.py", "def pack_pairs(", "def pack_two("),
+            ("mxfp4_quantize.py", "magnitude_bits, pack_pairs, rotate_tile", "magnitude_bits, pack_two, rotate_tile"),
+            ("mxfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
+            ("nvfp4_quantize.py", "hadamard_tile, pack_pairs, rotate_tile", "hadamard_tile, pack_two, rotate_tile"),
+            ("nvfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
+            ("fp4_gemm_quantize.py", "import encode_nvfp4, pack_pairs", "import encode_nvfp4, pack_two"),
+            ("fp4_gemm_quantize.py", "pack_pairs(codes, BM", "pack_two(codes, BM"),
+        ),
+    ),
+    Change("another row count", NVFP4, launch=lambda c: c.nvfp4_quantize.nvfp4_quantize(c.matrix(4096), global_scale=c.one())),
+    Change(
+        "a scale that is a view",
+        NVFP4,
+        launch=lambda c: c.nvfp4_quantize.nvfp4_quantize(c.matrix(4096), global_scale=c.matrix(1, 4, "fp32")[0, :1]),
+    ),
+]  # fmt: skip
+
+NO_BUGS = [
+    replace(change, name=f"{change.name} ({t})", target=t)
+    for change in _NO_BUGS
+    for t in ("sm_80", "sm_90", "sm_100")
+]
