@@ -82,7 +82,9 @@ def fragments(w: QTensor) -> Fragments:
         base, unit = shift // 2, 2.0 ** (_EXPONENT - shift)
     else:
         packed, zero = _e5m3(scale & 0x7F)
-        codes ^= (scale >> 7 << 3).repeat_interleave(block, dim=1)  # nobody stores negative scales; they are legal
+        codes ^= (scale >> 7 << 3).repeat_interleave(
+            block, dim=1
+        )  # nobody stores negative scales; they are legal
         codes &= torch.where(zero, 8, 15).to(torch.uint8).repeat_interleave(block, dim=1)
         base, unit = _NVFP4_BASE, _NVFP4_UNIT
     return Fragments(
@@ -145,6 +147,7 @@ def _e8m0(scale: Tensor) -> int:
     shift = min(_EXPONENT, (254 - high) // 2 * 2)
     if low + shift < 121:  # e2m1 * 2^(b - 127 + s - 126) would leave bf16's subnormal numbers
         raise Unsupported(
-            f"the scales of these MXFP4 weights reach from 2^{low - 127} to 2^{high - 127}, too far for bf16", "triton"
+            f"the scales of these MXFP4 weights reach from 2^{low - 127} to 2^{high - 127}, too far for bf16",
+            "triton",
         )
     return shift

@@ -39,11 +39,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+from qkernels.triton.gluon_names import barrier, tma_load, tma_store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier  # Triton 3.6; from 3.7 on
 
 # The pair of codes that rotations $3 and $4 bring to their places, times the scale in $5 (twice), from the word $2.
 DECODE_PAIR = gl.constexpr("""
@@ -72,7 +72,9 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
     words = gl.convert_layout(words, L[3], assert_trivial=True)
     scales = scales_smem.load(L[2]).reshape([T, 8, U, 1, 1, 1])
     scales = gl.convert_layout(scales, L[4], assert_trivial=True)
-    shifts = gl.convert_layout((gl.arange(0, 4, L[5]) * 8).reshape([1, 1, 1, 1, 2, 2]), L[4], assert_trivial=True)
+    shifts = gl.convert_layout(
+        (gl.arange(0, 4, L[5]) * 8).reshape([1, 1, 1, 1, 2, 2]), L[4], assert_trivial=True
+    )
     factors = ((scales >> shifts) & 0xFF) * (STEP * 0x00010001) + base
     factors = factors.broadcast_to([T, 8, U, 4 // U, 2, 2]).reshape([T, 8, 4, 2, 2, 1])
     factors = gl.convert_layout(factors, L[3], assert_trivial=True)
@@ -83,7 +85,10 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
     shape: gl.constexpr = [T, 8, 4, 2, 2, 4]
     even, odd = gl.inline_asm_elementwise(
         DECODE_PAIR, "=h,=h,r,r,r,r",
-        [words.broadcast_to(shape), magnitude.broadcast_to(shape), sign.broadcast_to(shape), factors.broadcast_to(shape)],
+        [
+            words.broadcast_to(shape), magnitude.broadcast_to(shape), sign.broadcast_to(shape),
+            factors.broadcast_to(shape),
+        ],
         dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
     )  # fmt: skip
     w = gl.join(even, odd).permute(0, 4, 1, 3, 2, 5, 6).reshape([T * 16, 64])  # T s g, h q p j
@@ -100,9 +105,9 @@ def fetch(
         stage = i % S
         mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
         mbarrier.expect(full.index(stage), BYTES)
-        tma.async_copy_global_to_shared(x_desc, [row, i * 64], full.index(stage), x.index(stage))
-        tma.async_copy_global_to_shared(w_desc, [tile, i * 128], full.index(stage), words.index(stage))
-        tma.async_copy_global_to_shared(s_desc, [tile, i * 8 * U], full.index(stage), scales.index(stage))
+        tma_load(x_desc, [row, i * 64], full.index(stage), x.index(stage))
+        tma_load(w_desc, [tile, i * 128], full.index(stage), words.index(stage))
+        tma_load(s_desc, [tile, i * 8 * U], full.index(stage), scales.index(stage))
 
 
 @gluon.jit
@@ -132,7 +137,12 @@ def multiply(
     alpha = unit
     if gs_ptr is not None:
         alpha = gl.inline_asm_elementwise(
-            "div.rn.f32 $0, $1, $2;", "=f,f,f", [unit, gl.load(gs_ptr)], dtype=gl.float32, is_pure=True, pack=1
+            "div.rn.f32 $0, $1, $2;",
+            "=f,f,f",
+            [unit, gl.load(gs_ptr)],
+            dtype=gl.float32,
+            is_pure=True,
+            pack=1,
         )
     result = sums * alpha
     if bias_ptr is not None:
@@ -141,7 +151,7 @@ def multiply(
     out.permute([1, 0]).store(result.to(out.dtype))
     fence_async_shared()
     barrier()
-    tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
+    tma_store(out_desc, [row, tile * 16], out)
     tma.store_wait(0)
 
 
@@ -191,7 +201,11 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
         held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
         spread = warps.bit_length() - 1
         return gl.DistributedLinearLayout(
-            reg_bases=registers + held[spread:], lane_bases=lanes, warp_bases=held[:spread], block_bases=[], shape=shape
+            reg_bases=registers + held[spread:],
+            lane_bases=lanes,
+            warp_bases=held[:spread],
+            block_bases=[],
+            shape=shape,
         )
 
     nobody = [[0, 0]] * 2
@@ -201,7 +215,9 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     codes = linear([unit(6, 4, 1), unit(6, 3, 1), unit(6, 2, 1), unit(6, 2, 2)],
                    [unit(6, 5, 1), unit(6, 5, 2), *rows], [t, 8, 4, 2, 2, 4])  # fmt: skip
     quads = [unit(6, 3, 1), unit(6, 2, 1)] if u == 2 else [unit(6, 3, 1), unit(6, 3, 2)]
-    factors = linear([unit(6, 5, 1), unit(6, 4, 1), *quads], [[0] * 6, [0] * 6, *rows], [t, 8, u, 4 // u, 2, 2])
+    factors = linear(
+        [unit(6, 5, 1), unit(6, 4, 1), *quads], [[0] * 6, [0] * 6, *rows], [t, 8, u, 4 // u, 2, 2]
+    )
     still = [[0]] * (warps.bit_length() - 1)
     byte = gl.DistributedLinearLayout([[1], [2]], [[0]] * 5, still, [], [4])
     pair = gl.DistributedLinearLayout([], [[1], [2], [0], [0], [0]], still, [], [4])

@@ -18,9 +18,10 @@ Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ import triton
 import triton.language as tl
 
 import qbench
-from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+from qkernels.triton.fp4_fragments import Fragments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,9 @@ def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
     if EVEN_K:
         values = tl.load(x, mask=rows_there[:, None] & (columns < k)[:, None], other=0.0)
     else:
-        values = tl.load(x, mask=rows_there[:, None] & (columns[:, None] + tl.arange(0, 8)[None, :] < k), other=0.0)
+        values = tl.load(
+            x, mask=rows_there[:, None] & (columns[:, None] + tl.arange(0, 8)[None, :] < k), other=0.0
+        )
     return words, scales, values
 
 
@@ -154,7 +157,7 @@ def fp4_stream_kernel(
     sums = tl.zeros((WARPS, RT * 16, 8 * MT), dtype=tl.float32)
     ahead = ()
     for _ in tl.static_range(D):
-        ahead = ahead + (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)
+        ahead += (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)  # type: ignore[assignment]
         w += 128 * WK
         scale += SCALES * WK
         x += 64 * WK
@@ -164,15 +167,17 @@ def fp4_stream_kernel(
         now = ahead
         ahead = ()
         for d in tl.static_range(D):
-            words, scales, values = now[d]
-            ahead = ahead + (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)
+            words, scales, values = now[d]  # type: ignore[var-annotated]
+            ahead += (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)  # type: ignore[assignment]
             w += 128 * WK
             scale += SCALES * WK
             x += 64 * WK
             chunk += WK
             columns += 64 * WK
             factors = ((scales[:, None] >> shifts) & 0xFF) * (STEP * 0x00010001) + base
-            a = tl.reshape(decode(words, factors, values.dtype), (RT, WARPS, 8, 4, 2, 2, 8))  # tile warp g t h s v
+            a = tl.reshape(
+                decode(words, factors, values.dtype), (RT, WARPS, 8, 4, 2, 2, 8)
+            )  # tile warp g t h s v
             a = tl.reshape(tl.permute(a, (1, 0, 5, 2, 4, 3, 6)), (WARPS, RT * 16, 64))
             b = tl.reshape(values, (2, MT, WARPS, 8, 4, 8))  # h group warp row t v
             b = tl.reshape(tl.permute(b, (2, 0, 4, 5, 1, 3)), (WARPS, 64, MT * 8))
@@ -184,7 +189,9 @@ def fp4_stream_kernel(
     if bias_ptr is not None:
         total += tl.load(bias_ptr + out_columns, mask=out_columns < n, other=0.0).to(tl.float32)[:, None]
     target = out_ptr + out_rows.to(tl.int64)[None, :] * stride_out + out_columns[:, None]
-    tl.store(target, total.to(out_ptr.dtype.element_ty), mask=(out_rows < m)[None, :] & (out_columns < n)[:, None])
+    tl.store(
+        target, total.to(out_ptr.dtype.element_ty), mask=(out_rows < m)[None, :] & (out_columns < n)[:, None]
+    )
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,9 @@ def _check(x: Tensor, w: Fragments) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
-def _decoded(fields: tuple[tuple[int, int], ...], exponent: int, signed: int, dtype: str) -> object:
+def _decoded(
+    fields: tuple[tuple[int, int], ...], exponent: int, signed: int, dtype: str
+) -> Callable[..., Any]:
     """The meaning of the assembly above for the interpreter, from the layout's description rather than its masks."""
 
     def meaning(words: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, ...]:

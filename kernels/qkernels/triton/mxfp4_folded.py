@@ -5,7 +5,7 @@ block's scale relative to its row's largest. So a row whose scales span at most 
 one power of two, exactly. Blocks of zeros have no scale to speak of: d = 0. Weights trained or random span 2 to 8
 (KERNELS: Gaussian 2, Student t3 8); rows that span more are refused, with the row's number.
 
-    codes    uint8 [N/16, K/128, 1024], a unit of 16 rows by 128 of K, in the order (k pair, g, t, k half, s, byte): lane
+    codes    uint8 [N/16, K/128, 1024], a unit of 16 rows by 128 of K in the order (k pair, g, t, k half, s, byte): lane
              4 g + t has for row g + 8 s and each 32 of K a word of eight codes, 4 t + 0..3 in its low half and
              16 + 4 t + 0..3 in its high half: wgmma's first operand for 8-bit elements. Nibble v of the word is the
              magnitude of code v without its sign; bits 7, 15, 23, 31 are the signs of codes 0..3, bits 3, 11, 19, 27
@@ -64,7 +64,8 @@ def relative(q: QTensor) -> tuple[Tensor, Tensor]:
     if int(d.max() if d.numel() else 0) > SPREAD:
         row = int((d > SPREAD).any(-1).nonzero()[0])
         raise Unsupported(
-            f"scales of row {row} span 2^{int(d[row].max())}, more than the 2^{SPREAD} of E4M3 operands", "triton"
+            f"scales of row {row} span 2^{int(d[row].max())}, more than the 2^{SPREAD} of E4M3 operands",
+            "triton",
         )
     return d.to(torch.uint8), largest
 

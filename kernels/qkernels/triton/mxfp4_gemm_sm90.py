@@ -28,12 +28,12 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier  # Triton 3.6; from 3.7 on
 
 # Eight codes in $2; tables $3 (0, .5, 1, 1.5) and $7 (2, 3, 4, 6), each four times for four elements.
 DECODE_E4M3 = gl.constexpr("""
@@ -61,7 +61,12 @@ def decode(codes_smem, spread_smem, L: gl.constexpr):
     low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
     high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
     first, second = gl.inline_asm_elementwise(
-        DECODE_E4M3, "=r,=r,r,r,r,r,r,r,r,r,r", [codes, low, high], dtype=(gl.uint8, gl.uint8), is_pure=True, pack=4
+        DECODE_E4M3,
+        "=r,=r,r,r,r,r,r,r,r,r,r",
+        [codes, low, high],
+        dtype=(gl.uint8, gl.uint8),
+        is_pure=True,
+        pack=4,
     )
     w = gl.join(first, second)  # T c g t e s b upper
     w = w.permute(0, 5, 2, 1, 4, 7, 3, 6).reshape([T * 16, 128]).to(gl.float8e4nv, bitcast=True)
@@ -74,21 +79,35 @@ def keep(a):
 
     (Triton's wait for products takes operands of 16 bits and more as dependences, none of 8.)
     """
-    gl.inline_asm_elementwise("", "=r,0", [a.to(gl.uint8, bitcast=True)], dtype=gl.uint8, is_pure=False, pack=4)
+    gl.inline_asm_elementwise(
+        "", "=r,0", [a.to(gl.uint8, bitcast=True)], dtype=gl.uint8, is_pure=False, pack=4
+    )
 
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, d_desc, x, codes, spread, full, empty, steps, row, tile, S: gl.constexpr, BYTES: gl.constexpr
+    x_desc,
+    w_desc,
+    d_desc,
+    x,
+    codes,
+    spread,
+    full,
+    empty,
+    steps,
+    row,
+    tile,
+    S: gl.constexpr,
+    BYTES: gl.constexpr,
 ):
     """One warp: step i into stage i % S, when its consumers have left it."""
     for i in range(steps):
         stage = i % S
         mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
         mbarrier.expect(full.index(stage), BYTES)
-        tma.async_copy_global_to_shared(x_desc, [row, i * 128], full.index(stage), x.index(stage))
-        tma.async_copy_global_to_shared(w_desc, [tile, i * 256], full.index(stage), codes.index(stage))
-        tma.async_copy_global_to_shared(d_desc, [tile, i * 16], full.index(stage), spread.index(stage))
+        tma_load(x_desc, [row, i * 128], full.index(stage), x.index(stage))
+        tma_load(w_desc, [tile, i * 256], full.index(stage), codes.index(stage))
+        tma_load(d_desc, [tile, i * 16], full.index(stage), spread.index(stage))
 
 
 @gluon.jit
@@ -128,7 +147,7 @@ def multiply(
     out.permute([1, 0]).store(result.to(out.dtype))
     fence_async_shared()
     barrier()
-    tma.async_copy_shared_to_global(out_desc, [row, tile * 16], out)
+    tma_store(out_desc, [row, tile * 16], out)
     tma.store_wait(0)
 
 
@@ -148,8 +167,8 @@ def mxfp4_gemm_sm90_kernel(
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
     spreads = gl.allocate_shared_memory(gl.int32, [S, T, 16], d_desc.layout)
     bytes_layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8, rank=2)
-    codes = words._reinterpret(gl.uint8, [S, T, 1024], bytes_layout)
-    spread = spreads._reinterpret(gl.uint8, [S, T, 64], bytes_layout)
+    codes = reinterpret(words, gl.uint8, [S, T, 1024], bytes_layout)
+    spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
     out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
@@ -177,7 +196,9 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
 
     def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
         tile_bits = [unit(len(shape), 0, value) for value in held]
-        return gl.DistributedLinearLayout(registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape)
+        return gl.DistributedLinearLayout(
+            registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape
+        )
 
     codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [0, 512]],
                    [[0, 16], [0, 32], [0, 64], [0, 128], [0, 256]], [t, 1024])  # fmt: skip
