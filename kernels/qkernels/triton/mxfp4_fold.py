@@ -1,0 +1,123 @@
+"""x [M, K] -> MXFP4, folded into E4M3 rows for the product on FP8 tensor cores (mxfp4_folded), in one pass.
+
+The codes and scale bytes are those of mxfp4_quantize: same rule, same rotation. What is written are the codes' values
+times 2^(6 - d), with d the distance of a block's scale byte to the largest of its row, exact in E4M3 for d = 0 .. 14
+(its subnormals included: the last bit of a code is 2^-1, and 2^(-1 + 6 - 14) = 2^-9). A block of zeros has no d. Where a row
+has a block with d > 14 that is not zero, `misfits` is raised by one, its elements there are NaN, and so is every result
+of that row: a caller who gets `misfits` > 0 takes another path; nothing waits for the device here.
+
+A program holds a row in registers, so that its largest scale is known before anything is written. Bytes: 2 K read and
+1.03 K written for a row of bf16, floor 24 us for 4096 x 8192 (H200). Not measured yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qkernels.codec import encode_e2m1 as encode_exactly
+from qkernels.codec import pack_e2m1
+from qkernels.format import MXFP4, Format
+from qkernels.tensor import QTensor
+from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, rotate_tile
+from qkernels.triton.fp4_decode import decode_e2m1
+from qkernels.triton.launch import check_hadamard, check_matrix
+from qkernels.triton.mxfp4_folded import FoldedRows
+from qkernels.triton.mxfp4_quantize import TAKES, shared_exponent
+
+_LONGEST = 32768
+_BY_RULE = {fmt.rule: fmt for fmt in TAKES}
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """rows; the E8M0 scale bytes uint8 [M, K/32] they were folded from; misfits int32 [1]; the format."""
+
+    rows: FoldedRows
+    scale: Tensor
+    misfits: Tensor
+    format: Format
+
+    def quantized(self) -> QTensor:
+        """The QTensor that was folded, for checks: codes from values and scales, untimed."""
+        m, k = self.rows.elements.shape
+        scale = self.scale.to(torch.int32)
+        largest = torch.round(torch.log2(self.rows.factor.double())).to(torch.int32) + 133
+        d = (largest[:, None] - scale).repeat_interleave(32, dim=1)
+        y = torch.ldexp(self.rows.elements.to(torch.float32), d - 6)
+        y = torch.where((self.scale == 255).repeat_interleave(32, dim=1), 0.0, y)
+        return QTensor(
+            pack_e2m1(encode_exactly(y)), self.scale, self.format, (m, k), hadamard=self.rows.hadamard
+        )
+
+
+@triton.jit
+def mxfp4_fold_kernel(
+    x_ptr, out_ptr, scale_ptr, factor_ptr, misfits_ptr, k, stride,
+    LENGTH: tl.constexpr, HADAMARD: tl.constexpr, RULE: tl.constexpr,
+):  # fmt: skip
+    """One row."""
+    BLOCKS: tl.constexpr = LENGTH // 32
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, LENGTH)
+    x = tl.load(x_ptr + row * stride + column, mask=column < k, other=0.0)
+    if HADAMARD:
+        y = rotate_tile(x, hadamard_tile(HADAMARD, x.dtype), HADAMARD)
+    else:
+        y = x.to(tl.float32)
+    y = tl.reshape(y, (BLOCKS, 32))
+    amax_bits = tl.max(magnitude_bits(y), axis=1)
+    finite = amax_bits < 0x7F800000
+    scales = shared_exponent(y, amax_bits, RULE)
+    inverse = tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
+    codes = encode_e2m1(y * inverse[:, None], 3.0 if RULE == "abs_max" else 1.0)
+    used = finite & (tl.max(codes & 7, axis=1) > 0)
+    largest = tl.max(tl.where(used, scales, 0), axis=0)
+    d = tl.where(used, largest - scales, 0)
+    fits = finite & (d <= 14)
+    tl.atomic_add(misfits_ptr, 1, mask=tl.min((fits | (amax_bits == 0)).to(tl.int32), axis=0) == 0)
+    # 2^(6 - d): d <= 14 here
+    factor = ((133 - tl.minimum(d, 14)) << 23).to(tl.float32, bitcast=True)
+    value = decode_e2m1(codes, tl.float32, False) * factor[:, None]
+    value = tl.where(fits[:, None], value, float("nan"))
+    tl.store(out_ptr + row * k + column, tl.reshape(value, (LENGTH,)).to(tl.float8e4nv), mask=column < k)
+    block = tl.arange(0, BLOCKS)
+    tl.store(
+        scale_ptr + row * (k // 32) + block, tl.where(finite, scales, 0xFF).to(tl.uint8), mask=block < k // 32
+    )
+    # 2^(largest - 133), by two factors that are normal numbers
+    half = largest // 2
+    low = ((half + 61) << 23).to(tl.float32, bitcast=True)  # 2^(half - 66)
+    high = ((largest - half + 60) << 23).to(tl.float32, bitcast=True)  # 2^(largest - half - 67)
+    tl.store(factor_ptr + row, low * high)
+
+
+def mxfp4_fold(x: Tensor, *, rule: str = "floor", hadamard: int | None = None) -> Folded:
+    """x [M, K] float16, bfloat16 or float32, K a multiple of 32 and of `hadamard`, at most 32768.
+
+    Raises TypeError or ValueError for input the kernel does not take, ValueError for an unknown rule.
+    """
+    if rule not in _BY_RULE:
+        raise ValueError(f"unknown MXFP4 rule {rule!r}; known: {', '.join(_BY_RULE)}")
+    check_hadamard(hadamard, MXFP4.hadamard)
+    m, k = check_matrix(x, block=32, hadamard=hadamard)
+    if k > _LONGEST:
+        raise ValueError(f"K = {k}; a row of at most {_LONGEST} elements fits the registers")
+    elements = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=x.device)
+    scale = torch.empty(m, k // 32, dtype=torch.uint8, device=x.device)
+    factor = torch.empty(m, dtype=torch.float32, device=x.device)
+    misfits = torch.zeros(1, dtype=torch.int32, device=x.device)
+    length = max(64 * (hadamard or 2), triton.next_power_of_2(k))
+    if m > 0:
+        with torch.cuda.device_of(x):
+            mxfp4_fold_kernel[(m,)](
+                x, elements, scale, factor, misfits, k, x.stride(0),
+                LENGTH=length, HADAMARD=hadamard or 0, RULE=rule,
+                num_warps=min(32, max(4, length // 1024)), enable_fp_fusion=False,
+            )  # fmt: skip
+    fmt = _BY_RULE[rule]
+    return Folded(FoldedRows(elements, factor, fmt.gain, hadamard), scale, misfits, fmt)
