@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def devices(root: Path) -> int:
-    """This machine's devices, the key of each, and what is stored for it and for others under `root`."""
+    """This machine's devices, the key of each, what is stored for it and for others under `root`; the interpreter."""
+    from qbench.baseline import stored_files
     from qbench.device import describe, has_cuda
 
     if has_cuda():
@@ -71,11 +72,28 @@ def devices(root: Path) -> int:
     for index, device in enumerate(found):
         print(f"{device.kind}:{index}  {device.name}  {device.key}")
         print(f"  baselines: {_stored(root / device.key)}")
-    devices = {path.parent.name for path in root.glob("*/*.json")} - {"compile"}  # of no device
-    others = sorted(devices - {device.key for device in found})
+    others = sorted({path.parent.name for path in stored_files(root)} - {device.key for device in found})
     for key in others:
         print(f"not here  {key}\n  baselines: {_stored(root / key)}")
+    print(_interpreter())
     return EXIT_OK
+
+
+def _interpreter() -> str:
+    """What Triton's interpreter, the other place where kernels run, gets wrong in the version that is here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        return "no Triton: no kernel can be interpreted or compiled"
+    from qbench.interpreter import patches
+
+    states = patches()
+    mended = [state.name for state in states if state.repairs_a_defect and not state.active]
+    used = sum(state.active for state in states)
+    right = f"; right upstream by now: {', '.join(mended)}" if mended else ""
+    return f"interpreter  Triton {triton}\n  repairs: {used} of {len(states)} in use{right}"
 
 
 def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
@@ -116,11 +134,11 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
 
 def spread(root: Path, least_runs: int) -> int:
     """Print how much the cases of at least `least_runs` stored runs move from process to process."""
-    from qbench.baseline import REMEDY, File
+    from qbench.baseline import REMEDY, File, stored_files
     from qbench.result import read_json
     from qbench.spread import spread_lines, spreads
 
-    for folder in sorted({path.parent for path in root.glob("**/*.json") if path.parent.name != "compile"}):
+    for folder in sorted({path.parent for path in stored_files(root)}) or [root]:  # or one device's own
         print(folder)
         files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]
         print("\n".join(spread_lines(spreads(files, least_runs))))

@@ -24,6 +24,12 @@ SCHEMA = 1
 KEEP_RUNS = 20  # the newest of a case; older ones age out
 Mode = Literal["append", "missing", "replace"]
 REMEDY = "restore it from version control, or delete it and record again with --qbench-update"
+_COMPILED = "compile"  # baselines of another kind: what kernels compile to
+
+
+def stored_files(root: Path) -> list[Path]:
+    """Files of stored times of all devices below a folder of baselines."""
+    return sorted(path for path in root.glob("*/*.json") if path.parent.name != _COMPILED)
 
 
 class Record(Struct, frozen=True, forbid_unknown_fields=True):

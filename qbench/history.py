@@ -10,7 +10,7 @@ from typing import IO
 
 import msgspec
 
-from qbench.baseline import REMEDY, SCHEMA, File
+from qbench.baseline import REMEDY, SCHEMA, File, stored_files
 from qbench.result import DataError, read_json
 
 COLUMNS = (
@@ -34,7 +34,7 @@ def history(root: Path, pattern: str = "*") -> list[Row]:
     """One row a run of each case whose id matches, oldest first. Raises DataError for a file that cannot be read."""
     rows: list[Row] = []
     literal = pattern.replace("[", "[[]")
-    for path in sorted(root.glob("*/*.json")):
+    for path in stored_files(root):
         file = read_json(path, File, REMEDY)
         if file.schema != SCHEMA:
             raise DataError(f"{path}: schema {file.schema}, this version reads {SCHEMA}; {REMEDY}")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from qbench.baseline import Store
+from qbench.baseline import Store, stored_files
 from qbench.gate.rule import GatePolicy
 from qbench.gate.run import Budget
 from qbench.result import DataError, Device, read_json, write_atomic
@@ -134,7 +134,7 @@ def read_stored(folder: Path, device: Device) -> Stored:
         file = store.file(op)
         for case, records in file.cases.items() if file else ():
             logs[case] = tuple(math.log(record.median_ns) for record in records)
-    others = {path.parent.name for path in folder.glob("*/*.json")} - {device.key}
+    others = {path.parent.name for path in stored_files(folder)} - {device.key}
     return Stored(logs, tuple(sorted(others)))
 
 

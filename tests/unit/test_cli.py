@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import triton
 
 from qbench.__main__ import main
 from qbench.baseline import Store
@@ -204,6 +205,18 @@ def test_devices_lists_this_machine_and_what_is_stored(
     out = capsys.readouterr().out
     assert f"{here.kind}:0  {here.name}  {here.key}\n  baselines: op (2 cases)\n" in out
     assert f"not here  {H200.key}\n  baselines: UNREADABLE {root / H200.key / 'gemm.json'}: " in out
+
+
+def test_devices_says_what_was_mended_in_the_interpreter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qbench.interpreter import patches
+
+    assert main(["devices", "--baselines", str(tmp_path)]) == 0
+    used = sum(state.active for state in patches())
+    said = capsys.readouterr().out
+    assert f"repairs: {used} of {len(patches())} in use" in said
+    assert f"Triton {triton.__version__}" in said
 
 
 def test_devices_says_where_it_found_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,8 @@ def root(tmp_path: Path) -> Path:
     record(folder, "2026-02-01T23:30:00-05:00", {A: 105.0})
     record(folder, "2026-02-02T01:00:00+00:00", {A: 90.0}, H100)
     (folder / "accepted.json").write_text('{"schema": 1, "accepted": []}')
+    (folder / "compile").mkdir()
+    (folder / "compile" / "sm_90-triton-3.7.1.json").write_text('{"schema": 1, "kernels": {}}')
     return folder
 
 
