@@ -17,6 +17,7 @@ from qkernels import reference
 from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
+from qkernels.triton.fp4_decode_rows import fp4_decode_rows
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
 from qkernels.triton.fp4_stream import Stream, fp4_stream
@@ -104,6 +105,17 @@ def test_any_shape(m: int, n: int, blocks: int, seed: int, fmt: Format, divide: 
     k = blocks * fmt.block
     x, w = normal(m, k, seed).bfloat16(), quantize(normal(n, k, seed + 1), fmt)
     assert judge(fp4_stream(x, fragments(w), divide=divide), x, w) is None
+
+
+@pytest.mark.parametrize("fmt", [NVFP4, NVFP4_1L], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(("m", "k"), [(1, 16), (5, 144), (33, 1040)])
+def test_activations_in_nvfp4_are_decoded_exactly_and_multiplied(m: int, k: int, fmt: Format) -> None:
+    a, w = quantize(normal(m, k), fmt), quantize(normal(40, k, 1), fmt)
+    x = fp4_decode_rows(a)
+    assert torch.equal(x.double(), a.exact_values(torch.float64))
+    out = fp4_stream(x, fragments(w), x_global_scale=a.global_scale)
+    expected = reference.matmul(a, w)
+    assert within(out, expected, gemm_error(expected, reference.magnitude(a, w), k)) is None
 
 
 def test_what_is_not_taken_is_named() -> None:

@@ -96,6 +96,14 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
 
 
 @gluon.jit
+def reciprocal(x):
+    """1/x rounded once; Triton's own division is approximate."""
+    return gl.inline_asm_elementwise(
+        "rcp.rn.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
 def fetch(
     x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile,
     U: gl.constexpr, S: gl.constexpr, BYTES: gl.constexpr,
@@ -112,7 +120,7 @@ def fetch(
 
 @gluon.jit
 def multiply(
-    x, words, scales, full, empty, out, out_desc, base, gs_ptr, bias_ptr, unit, n, steps, row, tile,
+    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps, row, tile,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
     """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
@@ -134,17 +142,12 @@ def multiply(
         mbarrier.arrive(empty.index(s0), count=1)
         last = a1
     sums, last = warpgroup_mma_wait(0, deps=[sums, last])
-    alpha = unit
+    # one after the other: the product of two global scales may leave the numbers where the result does not
+    result = sums * unit
+    if x_gs_ptr is not None:
+        result *= reciprocal(gl.load(x_gs_ptr))
     if gs_ptr is not None:
-        alpha = gl.inline_asm_elementwise(
-            "div.rn.f32 $0, $1, $2;",
-            "=f,f,f",
-            [unit, gl.load(gs_ptr)],
-            dtype=gl.float32,
-            is_pure=True,
-            pack=1,
-        )
-    result = sums * alpha
+        result *= reciprocal(gl.load(gs_ptr))
     if bias_ptr is not None:
         columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
         result += gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32).expand_dims(1)
@@ -157,7 +160,7 @@ def multiply(
 
 @gluon.jit
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, base_ptr, gs_ptr, bias_ptr, unit, m, n, steps,
+    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, unit, m, n, steps,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
     GROUP: gl.constexpr,
 ):  # fmt: skip
@@ -183,7 +186,7 @@ def fp4_gemm_sm90_kernel(
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
     gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, out, out_desc, base, gs_ptr, bias_ptr, unit, n, steps, row, tile,
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps, row, tile,
                     STEP, U, L, BM, S, MMA)),
         (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile, U, S, BYTES)),
     ], [1], [24])  # fmt: skip
@@ -226,11 +229,12 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
 
 
 def fp4_gemm_sm90(
-    x: Tensor, w: Fragments, *, bias: Tensor | None = None, tiles: int = 16, rows: int = 128, stages: int = 4,
+    x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None, tiles: int = 16, rows: int = 128, stages: int = 4,
     warps: int = 8, group: int = 8,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
     M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
     """
     if x.dtype != torch.bfloat16:
@@ -251,7 +255,7 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            w.base, w.global_scale, bias, w.unit, m, w.n, chunks + chunks % 2,
+            w.base, x_global_scale, w.global_scale, bias, w.unit, m, w.n, chunks + chunks % 2,
             STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, MMA=mma, GROUP=group,
             num_warps=warps,
         )  # fmt: skip

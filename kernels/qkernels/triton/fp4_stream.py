@@ -129,7 +129,7 @@ def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
 # m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
 @triton.jit(do_not_specialize=["m", "n"])
 def fp4_stream_kernel(
-    x_ptr, w_ptr, scale_ptr, base_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks, stride_x, stride_out,
+    x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks, stride_x, stride_out,
     STEP: tl.constexpr, LANES: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
     D: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
@@ -183,6 +183,9 @@ def fp4_stream_kernel(
             b = tl.reshape(tl.permute(b, (2, 0, 4, 5, 1, 3)), (WARPS, 64, MT * 8))
             sums = tl.dot(a, b, sums)
     total = tl.sum(tl.reshape(sums, (WK, WR * RT * 16, 8 * MT)), 0) * unit
+    # one after the other: the product of two global scales may leave the numbers where the result does not
+    if x_gs_ptr is not None:
+        total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
     if gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(gs_ptr))
     out_columns, out_rows = program * WR * RT * 16 + tl.arange(0, WR * RT * 16), tl.arange(0, MT * 8)
@@ -218,12 +221,14 @@ def fp4_stream(
     x: Tensor,
     w: Fragments,
     *,
+    x_global_scale: Tensor | None = None,
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     divide: Stream | None = None,
 ) -> Tensor:
     """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
     x is bf16 or fp16 (NVFP4 only), its rows may be strided, M <= 64. Raises ValueError or TypeError otherwise.
     """
     m, k = _check(x, w)
@@ -236,7 +241,7 @@ def fp4_stream(
     base = torch.zeros_like(w.base) if half else w.base
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         fp4_stream_kernel[(triton.cdiv(tiles, d.wr * d.rt),)](
-            x, w.data, w.scale, base, w.global_scale, bias, out, w.unit, m, w.n, k, tiles, chunks,
+            x, w.data, w.scale, base, x_global_scale, w.global_scale, bias, out, w.unit, m, w.n, k, tiles, chunks,
             x.stride(0), out.stride(0),
             STEP=128 if half or w.format.scale == "e8m0" else 16, LANES=2 if w.format.block == 16 else 4,
             MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, EVEN_K=k % 64 == 0,
