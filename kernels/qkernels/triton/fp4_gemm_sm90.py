@@ -186,8 +186,8 @@ def fp4_gemm_sm90_kernel(
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
     gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps, row, tile,
-                    STEP, U, L, BM, S, MMA)),
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps,
+                    row, tile, STEP, U, L, BM, S, MMA)),
         (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile, U, S, BYTES)),
     ], [1], [24])  # fmt: skip
 
@@ -229,8 +229,8 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
 
 
 def fp4_gemm_sm90(
-    x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None, tiles: int = 16, rows: int = 128, stages: int = 4,
-    warps: int = 8, group: int = 8,
+    x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
+    tiles: int = 16, rows: int = 128, stages: int = 4, warps: int = 8, group: int = 8,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 

@@ -129,7 +129,8 @@ def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
 # m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
 @triton.jit(do_not_specialize=["m", "n"])
 def fp4_stream_kernel(
-    x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks, stride_x, stride_out,
+    x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks,
+    stride_x, stride_out,
     STEP: tl.constexpr, LANES: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
     D: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
