@@ -167,7 +167,8 @@ def mxfp4_gemm_sm90_kernel(
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
     spreads = gl.allocate_shared_memory(gl.int32, [S, T, 16], d_desc.layout)
     bytes_layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8, rank=2)
-    codes = reinterpret(words, gl.uint8, [S, T, 1024], bytes_layout)
+    # rows of 256 bytes: Triton cuts wider ones into columns of 256 elements, which the words above are not
+    codes = reinterpret(words, gl.uint8, [S, T * 4, 256], bytes_layout)
     spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
     out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
@@ -195,13 +196,13 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
         return [value if each == axis else 0 for each in range(rank)]
 
     def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
-        tile_bits = [unit(len(shape), 0, value) for value in held]
+        tile_bits = [unit(len(shape), 0, value * (shape[0] // t)) for value in held]
         return gl.DistributedLinearLayout(
             registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape
         )
 
-    codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [0, 512]],
-                   [[0, 16], [0, 32], [0, 64], [0, 128], [0, 256]], [t, 1024])  # fmt: skip
+    codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [2, 0]],
+                   [[0, 16], [0, 32], [0, 64], [0, 128], [1, 0]], [4 * t, 256])  # fmt: skip
     distances = linear([[0, 1], [0, 2], [0, 4]], [[0, 0], [0, 0], [0, 8], [0, 16], [0, 32]], [t, 64])
     full = linear([unit(7, 6, 1), unit(7, 6, 2), unit(7, 5, 1), unit(7, 4, 1), unit(7, 1, 1)],
                   [unit(7, 3, 1), unit(7, 3, 2), unit(7, 2, 1), unit(7, 2, 2), unit(7, 2, 4)],
