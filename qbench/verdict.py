@@ -51,7 +51,7 @@ def judge(now: Times, base: tuple[Record, ...], policy: Policy) -> Judgement:
     detectable = max(policy.min_effect, math.expm1(reach + float(t.ppf(policy.power, df)) * error))
     verdict, reason = _decide(difference, reach, policy)
     if verdict is Verdict.SLOWER and (
-        note := _unsteady(now, policy) or _slower_clock(now, base, difference, policy)
+        note := _preempted(now) or _unsteady(now, policy) or _slower_clock(now, base, difference, policy)
     ):
         verdict, reason = Verdict.INCONCLUSIVE, note
     return Judgement(
@@ -74,6 +74,11 @@ def _decide(difference: float, reach: float, policy: Policy) -> tuple[Verdict, s
     if abs(difference) <= reach:
         return Verdict.INCONCLUSIVE, f"{change}, but one run is sure only from {math.expm1(reach):.1%} on"
     return (Verdict.SLOWER if difference > 0 else Verdict.FASTER), f"{change}, more than chance explains"
+
+
+def _preempted(now: Times) -> str:
+    """Words for a run on a CPU that other processes were using, or ""."""
+    return "other processes took the CPU from this run; run it again" if "preempted" in now.throttle else ""
 
 
 def _unsteady(now: Times, policy: Policy) -> str:

@@ -42,8 +42,8 @@ def card_notes(rows: list[Row], shift: Shift) -> list[str]:
     a, b = (sum(row.throttled[side] for row in rows) for side in (0, 1))
     aside = sum(row.set_aside for row in rows)
     if a or b or aside:
-        found.append(f"the card throttled in {a} runs of the base and {b} of the candidate, of {runs} each; "
-                     f"{aside} pairs in which only the slower side did were taken again")  # fmt: skip
+        found.append(f"the device throttled (a CPU: was taken away) in {a} runs of the base and {b} of the candidate, "
+                     f"of {runs} each; {aside} pairs in which only the slower side did were taken again")  # fmt: skip
     flaky = [row for row in rows if row.flaky != (0, 0)]
     if flaky:
         found.append(f"{len(flaky)} cases failed in one process and not in the next, such as {flaky[0].case}")

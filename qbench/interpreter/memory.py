@@ -37,7 +37,11 @@ class Region:
             return inside & (self.covered[np.where(inside, offsets + size, 0)] - self.covered[first] == size)
         for count, stride in self.runs:
             offsets -= np.clip(offsets // stride, 0, count - 1) * stride
-        return (offsets >= 0) & (offsets + size <= self.run)
+        inside = np.array((offsets >= 0) & (offsets + size <= self.run))
+        if size > 1 and self.runs and not inside.all():  # where one run ends the next may begin: byte by byte
+            rest = np.asarray(addresses)[~inside]
+            inside[~inside] = np.all([self.contains(rest + byte, 1) for byte in range(size)], axis=0)
+        return inside
 
     def owns(self, lowest: int, highest: int, size: int) -> bool:
         """Is every address from `lowest` to `highest` inside, as far as two comparisons can tell?"""

@@ -26,14 +26,33 @@ def code(*instructions: tuple[str, str], back_to: int | None = None) -> list[tup
         ("MOV", "R153, R9"),
         ("IMAD.MOV.U32", "R155, RZ, RZ, R9"),
         ("LDS.128", "R152, [R4]"),
-        ("LDG.E.128", "R148, desc[UR4][R2.64]"),
-        ("CS2R", "R150, SRZ"),
         ("HMUL2.BF16_V2", "R154, R9, R8"),
+        ("SHFL.IDX", "PT, R152, R8, R9, 0x1f"),
+        ("LOP3.LUT", "P0, R153, R8, 0xff, RZ, 0xc0, !PT"),
+        ("LDSM.16.M88.4", "R150, [R4]"),
     ],
 )
 def test_an_operand_written_in_flight_is_found(writer: tuple[str, str]) -> None:
-    expected = () if writer[0] in ("LDG.E.128", "CS2R") else (" ".join(writer),)
-    assert overwritten(code(PRODUCT, writer, ALL)) == expected
+    assert overwritten(code(PRODUCT, writer, ALL)) == (" ".join(writer),)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ("LDG.E.128", "R148, desc[UR4][R2.64]"),
+        ("CS2R", "R150, SRZ"),
+        ("LDSM.16.M88.2", "R150, [R4]"),
+        ("MOV", "R156, R9"),
+    ],
+)
+def test_what_ends_beside_the_operand_does_not_write_it(beside: tuple[str, str]) -> None:
+    assert overwritten(code(PRODUCT, beside, ALL)) == ()
+
+
+def test_a_wait_for_more_groups_than_run_frees_none() -> None:
+    others = [("HGMMA.64x128x16.F32.BF16", f"R24, R{160 + 8 * i}, gdesc[UR12], R24, gsb0") for i in range(4)]
+    wait = ("WARPGROUP.DEPBAR.LE", "gsb0, 0x7")
+    assert overwritten(code(PRODUCT, *others, wait, ("MOV", "R152, R9"))) == ("MOV R152, R9",)
 
 
 def test_after_the_wait_it_may_be_written() -> None:

@@ -166,6 +166,15 @@ def test_a_result_kept_from_an_earlier_call_is_stale() -> None:
     assert "the last result was overwritten before this call" in message
 
 
+def test_an_error_of_the_device_is_no_refusal_of_a_layout() -> None:
+    def crashes(x: torch.Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
+        if not x.is_contiguous() or x.data_ptr() % 16:
+            raise RuntimeError("CUDA error: misaligned address")
+        return strangers.right_mxfp4(x, options)
+
+    assert "misaligned address" in failure(crashes, MXFP4, checks=["layouts"])
+
+
 def test_no_quantized_tensor_at_all_is_named() -> None:
     def pair(x: torch.Tensor, options: QuantizeOptions) -> Callable[[], Any]:
         return lambda: strangers.mxfp4(x)

@@ -110,7 +110,7 @@ def test_failures_that_did_not_come_back_and_pairs_set_aside_stand_in_the_row() 
     )
     found = words.card_notes([made], Shift(0.0, False))
     assert found[0].startswith(
-        "the card throttled in 0 runs of the base and 0 of the candidate, of 6 each; 2 pairs"
+        "the device throttled (a CPU: was taken away) in 0 runs of the base and 0 of the candidate, of 6 each; 2 pairs"
     )
     assert found[1] == f"1 cases failed in one process and not in the next, such as {CASE}"
     assert words.card_notes([row(GateVerdict.SAME)], Shift(0.0, False)) == []

@@ -44,6 +44,14 @@ def test_the_wall_clock_sees_a_sleep():
     assert 4e6 <= timed.samples.median_ns < 4e8  # never too short; a busy machine may make it long
 
 
+@pytest.mark.parametrize(("each", "throttle"), [(0, ()), (1000, ("preempted",))])
+def test_a_cpu_that_is_taken_away_is_said(each, throttle, monkeypatch):
+    taken = iter(range(0, 10**9, each + 1))
+    monkeypatch.setattr("qbench.timing._preemptions", lambda: next(taken))
+    timed = time_wall(lambda: time.sleep(0.004), TimingPolicy(bursts=5, max_bursts=5))
+    assert timed.throttle == throttle
+
+
 @pytest.mark.parametrize("iters", [1, 3])
 def test_the_floor_is_what_the_policy_says(iters):
     policy = TimingPolicy(bursts=iters, max_bursts=iters)

@@ -78,6 +78,13 @@ def test_a_low_clock_only_afterwards_is_no_excuse():
     assert judge(after, STEADY, GPU).verdict is Verdict.SLOWER
 
 
+def test_a_run_that_other_processes_held_up_is_inconclusive():
+    assert judge(times(9000), STEADY, Policy.for_kind("cpu")).verdict is Verdict.SLOWER
+    held = Times(9000, 9000, 9000, 10, 1, 1, "wall", False, throttle=("preempted",))
+    found = judge(held, STEADY, Policy.for_kind("cpu"))
+    assert found.verdict is Verdict.INCONCLUSIVE and "other processes took the CPU" in found.reason
+
+
 def test_a_run_whose_own_bursts_differ_widely_is_no_evidence():
     wild = Times(5000, 1000, 9000, 10, 1, 1, "wall", False)
     judged = judge(wild, STEADY, GPU)

@@ -53,8 +53,9 @@ class Failed(Exception):
 
     @property
     def refusal(self) -> bool:
-        """An error by which input is refused, and no sign of a broken kernel."""
-        return isinstance(self.error, _REFUSALS)
+        """An error by which input is refused, and no sign of a broken kernel. One of the device is such a sign, though
+        it is a RuntimeError and may speak of alignment."""
+        return isinstance(self.error, _REFUSALS) and "CUDA error" not in str(self.error)
 
 
 @dataclass(frozen=True)
