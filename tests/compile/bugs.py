@@ -15,9 +15,10 @@ from tests.compile import toys
 from tests.compile.planting import Change
 
 NVFP4 = "nvfp4_quantize[bf16,static,had=0,m=4096,k=8192]"
+GENERAL = "nvfp4_quantize[fp32,static,had=0,m=4096,k=8192]"
 DYNAMIC = "nvfp4_quantize[bf16,dynamic,had=0,m=4096,k=8192]"
-MXFP4 = "mxfp4_quantize[bf16,floor,had=0,m=4096,k=8192]"
-ROTATED = "mxfp4_quantize[bf16,floor,had=32,m=4096,k=8192]"
+MXFP4 = "mxfp4_quantize[fp32,floor,had=0,m=4096,k=8192]"
+ROTATED = "mxfp4_quantize[fp32,floor,had=32,m=4096,k=8192]"
 FP8 = "fp8_quantize[bf16,static,m=4096,k=8192]"
 TOKEN = "fp8_token_quantize[bf16,m=4096,k=8192]"
 LONG_TOKEN = "fp8_token_quantize[bf16,m=4096,k=28672]"
@@ -27,38 +28,38 @@ SMALL_GEMM = "nvfp4_gemm[bf16,m=1,n=8192,k=8192]"
 
 
 def strided(cases: Any) -> None:
-    x = cases.matrix(4096, cases.K + 1)[:, : cases.K]
+    x = cases.matrix(4096, cases.K + 1, "fp32")[:, : cases.K]
     cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
 
 
 def misaligned(cases: Any) -> None:
-    x = torch.empty(4096 * cases.K + 1, dtype=torch.bfloat16, device="cuda")[1:].view(4096, cases.K)
+    x = torch.empty(4096 * cases.K + 1, dtype=torch.float32, device="cuda")[1:].view(4096, cases.K)
     cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
 
 
 BUGS = [
     Change(
         "a view with a stride of K + 1",
-        NVFP4,
-        ("128-bit loads became 16-bit", "argument `stride` lost divisibility by 16"),
+        GENERAL,
+        ("128-bit loads became 32-bit", "argument `stride` lost divisibility by 16"),
         launch=strided,
     ),
     Change(
-        "a view that begins two bytes into the allocation",
-        NVFP4,
-        ("128-bit loads became 16-bit", "argument `x_ptr` lost divisibility by 16"),
+        "a view that begins four bytes into the allocation",
+        GENERAL,
+        ("128-bit loads became 32-bit", "argument `x_ptr` lost divisibility by 16"),
         launch=misaligned,
     ),
     Change(
         "K and the stride are no longer specialized",
         FP8,
         ("became", "arguments `k`, `stride` lost divisibility by 16"),
-        (("fp8_quantize.py", '["m"])\ndef fp8_tensor_kernel', '["m", "k", "stride"])\ndef fp8_tensor_kernel'),),
+        (("fp8_quantize.py", '["m", "across"])\ndef fp8_tensor_kernel', '["m", "across", "k", "stride"])\ndef fp8_tensor_kernel'),),
     ),
     Change(
         "a mask that differs from element to element",
-        NVFP4,
-        ("128-bit loads became 16-bit",),
+        GENERAL,
+        ("128-bit loads became 32-bit",),
         (("nvfp4_quantize.py", "mask=inside & (column < k)[None, :], other", "mask=inside & ((column ^ 1) < k)[None, :], other"),),
     ),
     Change(
@@ -76,7 +77,7 @@ BUGS = [
     Change(
         "an eighth of the warps for a row",
         TOKEN,
-        ("spills", "all 255 registers are in use"),
+        ("spills",),
         (("launch.py", "max(1, length // 1024)", "max(1, length // 8192)"),),
     ),
     Change(
@@ -139,7 +140,7 @@ BUGS = [
     Change(
         "weights as the second operand",
         GEMM,
-        ("spills", "all 255 registers are in use"),
+        ("spills",),
         (("fp4_gemm.py", "sums = tl.dot(b, tl.trans(a), sums, input_precision=PRECISION)",
           "sums += tl.trans(tl.dot(a, tl.trans(b), input_precision=PRECISION))"),),
     ),
@@ -153,8 +154,8 @@ BUGS = [
         "a rotation without tensor cores",
         ROTATED,
         ("wgmma.bf16 A=registers became no tensor-core product at all",),
-        (("fp4.py", "        total = tl.dot(x, matrix)",
-          '        total = tl.dot(x.to(tl.float32), matrix.to(tl.float32), input_precision="ieee")'),),
+        (("fp4.py", "            total = tl.dot(high.to(tl.bfloat16), matrix, total)",
+          '            total = tl.dot(high, matrix.to(tl.float32), total, input_precision="ieee")'),),
     ),
     Change(
         "a correctly rounded division for each element",
@@ -167,12 +168,12 @@ BUGS = [
         "a double-precision factor",
         INT8,
         ("fp64 arithmetic crept in",),
-        (("int8_quantize.py", "to_int8(divide_by_scale(x, scale), zero_point), mask=inside)",
-          "to_int8((x.to(tl.float64) / scale).to(tl.float32), zero_point), mask=inside)"),),
+        (("int8_quantize.py", "codes = symmetric_codes(x, scale)",
+          "codes = to_int8((x.to(tl.float64) / scale).to(tl.float32), zero_point)"),),
     ),
     Change(
         "tiles of an eighth",
-        NVFP4,
+        GENERAL,
         ("programs", "as many warps"),
         (("launch.py", "elements = 4096 if hadamard is None", "elements = 512 if hadamard is None"),
          ("launch.py", "_COLUMNS = (128, 1024)", "_COLUMNS = (128, 512)"),
@@ -182,7 +183,7 @@ BUGS = [
         "one maximum for all programs, by atomics",
         DYNAMIC,
         ("atomic operations 0 -> 1",),
-        (("amax.py", "    tl.store(partial_ptr + program, tl.max(", "    tl.atomic_max(partial_ptr + program * 0, tl.max("),),
+        (("amax.py", "magnitude_bits(values(best, HALF))\n    tl.store(partial_ptr + program, tl.max(", "magnitude_bits(values(best, HALF))\n    tl.atomic_max(partial_ptr + program * 0, tl.max("),),
     ),
     Change(
         "the result is stored twice",
@@ -231,7 +232,7 @@ BUGS = [
 
 COMMENT = "# a comment, and with it all lines below are further down\n\n\n"
 _NO_BUGS = [
-    Change("a comment at the top", NVFP4, edits=(("nvfp4_quantize.py", "@triton.jit(do", f"{COMMENT}@triton.jit(do"),)),
+    Change("a comment at the top", NVFP4, edits=(("nvfp4_quantize.py", "_LARGEST = tl", f"{COMMENT}_LARGEST = tl"),)),
     Change(
         "a comment in the kernel",
         NVFP4,
@@ -241,12 +242,12 @@ _NO_BUGS = [
     Change(
         "another way to write it",
         MXFP4,
-        edits=(("mxfp4_quantize.py", "    finite = amax_bits < 0x7F800000\n", "    finite = (  amax_bits   <   2139095040  )\n"),),
+        edits=(("mxfp4_quantize.py", "    finite = amax_bits < 0x7F800000\n    codes", "    finite = (  amax_bits   <   2139095040  )\n    codes"),),
     ),
     Change(
         "a docstring",
         TOKEN,
-        edits=(("fp8_quantize.py", '    """One row, in one piece (WHOLE) or in pieces of LENGTH."""', '    """One row."""'),),
+        edits=(("fp8_quantize.py", '    """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""', '    """One row."""'),),
     ),
     Change(
         "a local name",
@@ -260,7 +261,7 @@ _NO_BUGS = [
         "the name of an argument",
         FP8,
         edits=(
-            ("fp8_quantize.py", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,\n", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, pitch,\n"),
+            ("fp8_quantize.py", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride, across,\n", "    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, pitch, across,\n"),
             ("fp8_quantize.py", "    x = tl.load(x_ptr + at * stride + column", "    x = tl.load(x_ptr + at * pitch + column"),
         ),
     ),
@@ -271,7 +272,7 @@ _NO_BUGS = [
             ("fp4.py", "def pack_pairs(", "def pack_two("),
             ("mxfp4_quantize.py", "magnitude_bits, pack_pairs, rotate_tile", "magnitude_bits, pack_two, rotate_tile"),
             ("mxfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
-            ("nvfp4_quantize.py", "hadamard_tile, pack_pairs, rotate_tile", "hadamard_tile, pack_two, rotate_tile"),
+            ("nvfp4_quantize.py", "nvfp4_scale, pack_pairs, rotate_tile", "nvfp4_scale, pack_two, rotate_tile"),
             ("nvfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
             ("fp4_gemm_quantize.py", "import encode_nvfp4, pack_pairs", "import encode_nvfp4, pack_two"),
             ("fp4_gemm_quantize.py", "pack_pairs(codes, BM", "pack_two(codes, BM"),

@@ -115,7 +115,7 @@ SUBJECTS: dict[str, Subject] = {
     "nvfp4": Subject("nvfp4"),
     "nvfp4 static": Subject("nvfp4", {"global_scale": 57.25}),
     "nvfp4 hadamard 32": Subject("nvfp4", {"hadamard": 32}),
-    "nvfp4 hadamard 128": Subject("nvfp4", {"hadamard": 128}),
+    "mxfp4 quest hadamard 32": Subject("mxfp4_quest", {"hadamard": 32}),
     "nvfp4_1l": Subject("nvfp4_1l"),
     "nvfp4_1l hadamard 128": Subject("nvfp4_1l", {"hadamard": 128}),
     **{f"mxfp4 {rule}": Subject("mxfp4" if rule == "floor" else f"mxfp4_{rule}") for rule in RULES},

@@ -60,7 +60,7 @@ def all_cases() -> list[qbench.CompileCase]:
 def amax_cases() -> list[qbench.CompileCase]:
     def case(dtype: str, had: int = 0, k: int = K) -> qbench.CompileCase:
         name = f"amax[{dtype},had={had},k={k}]"
-        expect = {"amax_kernel": amax.expected(dtype, had, k)}
+        expect = amax.expected(dtype, had, k)
         return qbench.CompileCase(
             name, lambda: amax.partial_amax(matrix(4096, k, dtype), hadamard=had or None), expect
         )
@@ -84,9 +84,9 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
                 matrix(m, k, dtype), global_scale=gs, hadamard=had or None, one_level=one_level
             )
 
-        expect = {"nvfp4_quantize_kernel": nvfp4_quantize.expected(dtype, had, m)}
+        expect = nvfp4_quantize.expected(dtype, had, scale)
         if scale == "dynamic":
-            expect["amax_kernel"] = amax.expected(dtype, had, k)
+            expect |= amax.expected(dtype, had, k)
         return qbench.CompileCase(
             f"nvfp4_quantize[{dtype},{scale},had={had},m={m},k={k}]", launch, expect, fast
         )
@@ -105,7 +105,7 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
 def mxfp4_cases() -> list[qbench.CompileCase]:
     def case(rule: str, dtype: str = "bf16", had: int = 0, m: int = 4096, k: int = K) -> qbench.CompileCase:
         name = f"mxfp4_quantize[{dtype},{rule},had={had},m={m},k={k}]"
-        expect = {"mxfp4_quantize_kernel": mxfp4_quantize.expected(dtype, had, m)}
+        expect = mxfp4_quantize.expected(dtype, had, rule)
         return qbench.CompileCase(
             name,
             lambda: mxfp4_quantize.mxfp4_quantize(matrix(m, k, dtype), rule=rule, hadamard=had or None),
@@ -114,7 +114,7 @@ def mxfp4_cases() -> list[qbench.CompileCase]:
 
     return [
         *(case(rule) for rule in ("floor", "rceil", "abs_max", "quest")),
-        case("floor", "fp32"),
+        *(case("floor", "fp32", had) for had in (0, 32)),
         case("floor", m=16),
         *(case("floor", had=had) for had in (32, 128)),
     ]
@@ -124,7 +124,7 @@ def fp8_cases() -> list[qbench.CompileCase]:
     def tensor(dtype: str, scale: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
         expect = {"fp8_tensor_kernel": fp8_quantize.expected(k, m)}
         if scale == "dynamic":
-            expect["amax_kernel"] = amax.expected(dtype, 0, k)
+            expect |= amax.expected(dtype, 0, k)
         return qbench.CompileCase(
             f"fp8_quantize[{dtype},{scale},m={m},k={k}]",
             lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), one() if scale == "static" else None),

@@ -5,6 +5,8 @@ Checked against what Triton 3.6 to 3.9 compile. Blackwell's data-centre GPUs nam
 
 from __future__ import annotations
 
+import qbench
+
 BEFORE_HOPPER = "sm_80 sm_89"
 TENSOR_MEMORY = "sm_100 sm_103"
 WARP_PRODUCTS = "sm_80 sm_89 sm_120"  # mma.sync
@@ -24,3 +26,19 @@ def products(operands: str) -> dict[str, tuple[str, ...]]:
 def widths(k: int, bits: int) -> dict[str, int]:
     """The widest access of rows of K elements: narrower only where K leaves rows unaligned."""
     return {"*": bits} if k % 16 == 0 else {}
+
+
+def expected_tile(hadamard: int) -> qbench.Expectation:
+    """The FP4 quantizers' general path, for fp32 x: products of bf16 parts if rotated."""
+    return qbench.Expectation(
+        products("bf16") if hadamard else {},
+        load_bits={"*": 128},
+        store_bits={"*": 64},
+        spill_bytes={WARP_PRODUCTS: 4096} if hadamard == 128 else {},
+    )
+
+
+def expected_words(store_bits: int, *, on_chip: bool = False) -> qbench.Expectation:
+    """The FP4 quantizers of words: one store of a block's codes, and no shared memory (unless on_chip)."""
+    detours = () if on_chip else ("LDS", "STS", "BAR")
+    return qbench.Expectation({}, {"*": detours}, load_bits={"*": 128}, store_bits={"*": store_bits})

@@ -74,21 +74,25 @@ def encode_e4m3(y):
 @triton.jit
 def correct_quotient(x, divisor, inverse):
     """x/divisor rounded once, from inverse = fl(1/divisor) (Markstein 1990): the remainder of a first quotient is
-    exact in a fused multiply-add. Four operations, against nine and a branch of `div_rn`. The divisor is > 0;
+    exact in a fused multiply-add. Three operations, against nine and a branch of `div_rn`. The divisor is > 0;
     every quotient and remainder that matters must be in fp32's normal range; an infinite quotient gives NaN.
+    The remainder is q*d - x, which cancels to +0, and is taken times -inverse: -0 added to q keeps the sign of zero.
     """
     quotient = x * inverse
-    better = tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)
-    # the sums turn -0 into +0
-    bits = (better.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | (x.to(tl.int32, bitcast=True) & -0x80000000)
-    return bits.to(tl.float32, bitcast=True)
+    return tl.fma(tl.fma(quotient, divisor, x * -1.0), -inverse, quotient)  # -x is 0 - x, an operation
+
+
+@triton.jit
+def scale_factor(scale):
+    """A power of two that brings a scale > 0 near one, where quotients and remainders are normal numbers."""
+    factor = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60 times 2^80
+    return tl.where(scale > 1.152921504606847e18, 8.271806125530277e-25, factor)  # above 2^60 times 2^-80
 
 
 @triton.jit
 def divide_by_scale(x, scale):
     """x/scale rounded once, for a scalar scale > 0 of any size; beyond +-2^23 it saturates, NaN stays NaN."""
-    factor = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60 times 2^80
-    factor = tl.where(scale > 1.152921504606847e18, 8.271806125530277e-25, factor)  # above 2^60 times 2^-80
+    factor = scale_factor(scale)
     divisor = scale * factor  # exact, and x * factor is too wherever the quotient is not tiny or saturated
     limit = divisor * 8388608.0
     bounded = tl.clamp(x * factor, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
@@ -96,22 +100,30 @@ def divide_by_scale(x, scale):
 
 
 @triton.jit
-def encode_nvfp4(y, encode_scale):
-    """fp32 [BLOCKS, 16] and the fp32 encode scale gs -> (codes int32 [BLOCKS, 16], scale bytes int32 [BLOCKS]).
+def nvfp4_scale(amax_bits, encode_scale):
+    """Bits of block maxima and gs -> (E4M3 bytes int32, about 1/s fp32 or 1, is the block encoded or zero).
 
-    s = e4m3(min(amax*gs/6, 448)), code = e2m1(y*gs/s). Two fp32 roundings in the scale; in the code two and
-    the reciprocal's two units in the last place: each is within 2^-21 of the exact quotient before its last
-    rounding. y*gs comes first, for gs/s can overflow. amax*gs = inf gives NaN, and the minimum makes it 448.
-    A block holding inf or NaN gets the scale byte 0x7f; its codes, and those under s = 0, are 0.
+    s = e4m3(min(amax*gs/6, 448)), with two fp32 roundings; 1/s is within two units in the last place, and exact for
+    a power of two. amax*gs = inf gives NaN, and the minimum makes it 448. inf or NaN gives the byte 0x7f.
     """
-    amax_bits = tl.max(magnitude_bits(y), axis=1)
     amax = amax_bits.to(tl.float32, bitcast=True)
     byte, scale = round_e4m3(tl.minimum(correct_quotient(amax * encode_scale, 6.0, 1.0 / 6.0), 448.0))
     finite = amax_bits < 0x7F800000
     coded = finite & (scale > 0.0)
-    inverse = 1.0 / tl.where(coded, scale, 1.0)
+    return tl.where(finite, byte, 0x7F), 1.0 / tl.where(coded, scale, 1.0), coded
+
+
+@triton.jit
+def encode_nvfp4(y, encode_scale):
+    """fp32 [BLOCKS, 16] and the fp32 encode scale gs -> (codes int32 [BLOCKS, 16], scale bytes int32 [BLOCKS]).
+
+    code = e2m1(y*gs/s): in it the two roundings below and the reciprocal's two units in the last place, within
+    2^-21 of the exact quotient before its last rounding. y*gs comes first, for gs/s can overflow.
+    The codes of a block that holds inf or NaN, and those under s = 0, are 0.
+    """
+    byte, inverse, coded = nvfp4_scale(tl.max(magnitude_bits(y), axis=1), encode_scale)
     codes = encode_e2m1((y * encode_scale) * inverse[:, None])
-    return tl.where(coded[:, None], codes, 0), tl.where(finite, byte, 0x7F)
+    return tl.where(coded[:, None], codes, 0), byte
 
 
 @triton.jit

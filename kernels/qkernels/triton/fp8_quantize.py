@@ -18,8 +18,10 @@ rounds twice on sm_89.
 Non-finite input: a tensor (per token: a row) with a computed scale and inf or NaN has the scale NaN and codes
 0. Under a static scale NaN stays NaN and inf saturates.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static 26.1 us (3.9 TB/s),
-dynamic per tensor 45.8, per token 32.8. 16 x 8192: 2.2, 3.9 and 2.7 us.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+25.7 / 97 / 2.0 us (4.1 TB/s), dynamic per tensor 42.8 / 153 / 3.9, per token 27.9 / 154 / 2.4. Tried for small x and
+slower: one cooperative launch in which programs wait for each other, 4.5 us at 16 x 8192. Asking the L2 cache to keep
+what the maxima read changed nothing.
 
 Source: vLLM csrc/quantization/w8a8/fp8/common.cu (the formulas, not the code).
 """
@@ -41,7 +43,14 @@ from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
 from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
-from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
+from qkernels.triton.launch import (
+    as_scale,
+    check_matrix,
+    choose_row,
+    choose_tile,
+    second_pass,
+    tile_of_program,
+)
 
 TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
 """The formats of these kernels and the options of each."""
@@ -72,45 +81,54 @@ def to_e4m3(y, HARDWARE: tl.constexpr):
         return encode_e4m3(y)
 
 
-@triton.jit(do_not_specialize=["m"])
+@triton.jit(do_not_specialize=["m", "across"])
 def fp8_tensor_kernel(
-    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
+    x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride, across,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, REVERSED: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """One tile under one scale: written here if PARTIALS > 0 (dynamic), read otherwise."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    down, along = tile_of_program(across, REVERSED)
+    row = down * ROWS + tl.arange(0, ROWS)
+    column = along * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
-    wanted = inside
+    at = row.to(tl.int64)[:, None]
+    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if PARTIALS > 0:
         amax = largest(partial_ptr, PARTIALS)
         finite = magnitude_bits(amax) < 0x7F800000
         scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
-        wanted = inside & finite  # nothing is read of a tensor without a scale: its codes are zeros
+        x = tl.where(finite, x, 0.0)  # the codes of a tensor without a scale
         if tl.program_id(0) + tl.program_id(1) == 0:
             tl.store(scale_ptr, scale)
     else:
         scale = tl.load(scale_ptr)
     inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)
-    at = row.to(tl.int64)[:, None]
-    x = tl.load(x_ptr + at * stride + column[None, :], mask=wanted, other=0.0).to(tl.float32)
     tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)
 
 
 @triton.jit
 def fp8_token_kernel(
-    x_ptr, out_ptr, scale_ptr, k, stride, LENGTH: tl.constexpr, WHOLE: tl.constexpr, HARDWARE: tl.constexpr
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    k,
+    stride,
+    LENGTH: tl.constexpr,
+    WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
+    HARDWARE: tl.constexpr,
 ):
-    """One row, in one piece (WHOLE) or in pieces of LENGTH."""
+    """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     out_ptr += row * k
     column = tl.arange(0, LENGTH)
-    x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)
+    inside = (column < k) | EVEN
+    x = tl.load(x_ptr + column, mask=inside, other=0.0).to(tl.float32)
     bits = magnitude_bits(x)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0).to(tl.float32)
             bits = tl.maximum(bits, magnitude_bits(more))
     amax_bits = tl.max(bits, axis=0)
     finite = amax_bits < 0x7F800000
@@ -118,12 +136,12 @@ def fp8_token_kernel(
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
     inverse = tl.div_rn(1.0, scale)
     y = tl.where(finite, correct_quotient(x, scale, inverse), 0.0)
-    tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=column < k)
+    tl.store(out_ptr + column, to_e4m3(y, HARDWARE), mask=inside)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0).to(tl.float32)
             y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
-            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
+            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 
 
 def has_e4m3_cast(device: torch.device) -> bool:
@@ -148,7 +166,8 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
             length, warps = choose_row(k)
             with torch.cuda.device_of(x):
                 fp8_token_kernel[(m,)](
-                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, HARDWARE=hardware,
+                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
+                    HARDWARE=hardware,
                     num_warps=warps, enable_fp_fusion=False,
                 )  # fmt: skip
         return QTensor(out.view(torch.float8_e4m3fn), scales, FP8_TOKEN, (m, k))
@@ -161,10 +180,11 @@ def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: b
         partial = partial_amax(x) if m > 0 else None
     if m > 0:
         tile = choose_tile(m, k)
+        turned, grid = second_pass(partial is not None, tile)
         with torch.cuda.device_of(x):
-            fp8_tensor_kernel[(tile.down, tile.across)](
-                x, out, scales, partial, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
+            fp8_tensor_kernel[grid](
+                x, out, scales, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
+                REVERSED=turned, PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
                 num_warps=4, enable_fp_fusion=False,
             )  # fmt: skip
     return QTensor(out.view(torch.float8_e4m3fn), scales, FP8, (m, k))

@@ -18,8 +18,9 @@ Tolerance: none. fp32 in the order written, with correctly rounded division: the
 Non-finite input: a row with a computed scale and inf or NaN has the scale NaN and codes 0. Under a static
 scale inf saturates and NaN becomes code 0: INT8 has no place for it.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static 27.2 us (3.7 TB/s), per
-token 29.8, asymmetric per token 41.1. 16 x 8192: 2.3, 3.0 and 3.7 us.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+26.2 / 97 / 2.1 us (4.1 TB/s), per token 25.1 / 101 / 2.3; asymmetric per token 41.1 at 4096 x 8192. Compiled for sm_90
+static takes 15.9 instructions an element and per token 12.5; predicted from that were 25.5 and 27 us.
 
 Source: vLLM csrc/quantization/w8a8/int8/scaled_quant.cu (the formulas, not the code).
 """
@@ -40,7 +41,7 @@ from qkernels.ops.require import require
 from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.expected import widths
-from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
+from qkernels.triton.fp4 import correct_quotient, divide_by_scale, magnitude_bits, scale_factor
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 
 TAKES = {INT8: ("scale",), INT8_TOKEN: (), INT8_ASYM: ("scale", "zero_point")}
@@ -69,6 +70,16 @@ def to_int8(y, zero_point):
     return tl.where(y == y, code, 0).to(tl.int8)
 
 
+@triton.jit
+def symmetric_codes(x, scale):
+    """sat(rne(x/scale)), NaN 0, for a scalar scale > 0 of any size: saturates x, so that no quotient needs it."""
+    factor = scale_factor(scale)
+    divisor = scale * factor
+    bounded = tl.maximum(tl.minimum(x * factor, divisor * 127.25), divisor * -128.25)
+    code = round_even(correct_quotient(bounded, divisor, tl.div_rn(1.0, divisor)))
+    return tl.where(x == x, code, 0).to(tl.int8)
+
+
 @triton.jit(do_not_specialize=["m"])
 def int8_static_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, m, k, stride,
@@ -84,7 +95,11 @@ def int8_static_kernel(
         zero_point = tl.load(zero_ptr)
     at = row.to(tl.int64)[:, None]
     x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + at * k + column[None, :], to_int8(divide_by_scale(x, scale), zero_point), mask=inside)
+    if SYMMETRIC:
+        codes = symmetric_codes(x, scale)
+    else:
+        codes = to_int8(divide_by_scale(x, scale), zero_point)
+    tl.store(out_ptr + at * k + column[None, :], codes, mask=inside)
 
 
 @triton.jit
@@ -103,27 +118,33 @@ def asymmetric_scale(low, high, amax):
 @triton.jit
 def scaled_codes(x, factor, zero_point, finite, SYMMETRIC: tl.constexpr):
     """Codes of a piece of a row: x times the factor, or divided by it; 0 in a row that is not finite."""
-    y = x * factor if SYMMETRIC else divide_by_scale(x, factor)
-    return to_int8(tl.where(finite, y, float("nan")), zero_point)
+    if SYMMETRIC:  # |x| <= amax, and fl(127/amax)*amax is 127 but for two roundings: nothing saturates
+        codes = tl.where(finite, round_even(x * factor), 0).to(tl.int8)
+    else:
+        codes = to_int8(tl.where(finite, divide_by_scale(x, factor), float("nan")), zero_point)
+    return codes
 
 
 @triton.jit
 def int8_token_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, k, stride,
-    LENGTH: tl.constexpr, WHOLE: tl.constexpr, SYMMETRIC: tl.constexpr,
+    LENGTH: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, SYMMETRIC: tl.constexpr,
 ):  # fmt: skip
-    """One row, in one piece (WHOLE) or in pieces of LENGTH."""
+    """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     out_ptr += row * k
     column = tl.arange(0, LENGTH)
     # Absent elements repeat the row's first, which changes no extreme.
     first = tl.load(x_ptr)
-    x = tl.load(x_ptr + column, mask=column < k, other=first).to(tl.float32)
+    inside = (column < k) | EVEN
+    x = tl.load(x_ptr + column, mask=inside, other=first).to(tl.float32)
     bits, low, high = magnitude_bits(x), x, x
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=first).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=first).to(
+                tl.float32
+            )
             bits = tl.maximum(bits, magnitude_bits(more))
             if not SYMMETRIC:
                 low, high = tl.minimum(low, more), tl.maximum(high, more)
@@ -143,12 +164,12 @@ def int8_token_kernel(
         zero_point = tl.where(finite, zero_point, 0)
         tl.store(zero_ptr + row, zero_point)
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
-    tl.store(out_ptr + column, scaled_codes(x, factor, zero_point, finite, SYMMETRIC), mask=column < k)
+    tl.store(out_ptr + column, scaled_codes(x, factor, zero_point, finite, SYMMETRIC), mask=inside)
     if not WHOLE:
         for start in range(LENGTH, k, LENGTH):
-            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)
+            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0).to(tl.float32)
             codes = scaled_codes(more, factor, zero_point, finite, SYMMETRIC)
-            tl.store(out_ptr + start + column, codes, mask=start + column < k)
+            tl.store(out_ptr + start + column, codes, mask=(start + column < k) | EVEN)
 
 
 def int8_quantize(
@@ -193,8 +214,8 @@ def int8_quantize(
         length, warps = choose_row(k)
         with torch.cuda.device_of(x):
             int8_token_kernel[(m,)](
-                x, out, scales, zeros, k, x.stride(0), LENGTH=length, WHOLE=k <= length, SYMMETRIC=symmetric,
-                num_warps=warps, enable_fp_fusion=False,
+                x, out, scales, zeros, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
+                SYMMETRIC=symmetric, num_warps=warps, enable_fp_fusion=False,
             )  # fmt: skip
     return QTensor(out, scales, INT8_TOKEN if symmetric else INT8_ASYM, (m, k), zero_point=zeros)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -31,6 +32,25 @@ class Tile:
     @property
     def programs(self) -> int:
         return self.down * self.across
+
+
+@triton.jit
+def tile_of_program(across, REVERSED: tl.constexpr):
+    """(down, across) of this program's tile: see second_pass.
+
+    A kernel that reads what another has just read from front to back finds its end in the L2 cache: FP8 of
+    8192 x 16384 takes 153 us for 163 (H200).
+    """
+    if REVERSED:
+        program = tl.num_programs(0) - 1 - tl.program_id(0)
+        return program // across, program % across
+    else:
+        return tl.program_id(0), tl.program_id(1)
+
+
+def second_pass(dynamic: bool, tile: Tile) -> tuple[bool, tuple[int, ...]]:
+    """REVERSED and the grid of a kernel that reads x after another (dynamic) or alone: down and across, no division."""
+    return dynamic, (tile.programs,) if dynamic else (tile.down, tile.across)
 
 
 def check_matrix(x: Tensor, *, block: int = 1, hadamard: int | None = None) -> tuple[int, int]:

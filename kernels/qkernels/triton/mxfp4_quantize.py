@@ -8,16 +8,18 @@ clamped at 0. All of it is integer arithmetic on exponent bits (a float log2 is 
 two); an fp32 subnormal has E = 0, and its byte is 0 under every rule whatever its fraction. x/s multiplies by
 a power of two, which is exact, and 3*x/s is rounded once by a fused multiply-add inside the encoder.
 
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel (see nvfp4_quantize.py).
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. Sixteen-bit x whose rows are
+whole words has a path of its own, a thread to a block, for every rule but quest (see nvfp4_quantize.py).
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/32], row-major.
 
 Tolerance: none without a rotation, bytes and codes equal the reference's; except quest, whose fp32 sums have
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): 31.1 us (2.7 TB/s), with
-Hadamard 128 90.4; quest 93.9. 16 x 8192: 2.0 and 4.5 us. At Hadamard 128 building H in each program is most of
-the instructions.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 22.4 / 82 /
+2.1 us, with Hadamard 32 27.8 / 103 / 2.2, 128 34.4 / 127 / 2.4. The path without words takes 31.0 / 114 / 2.0, 42.6 /
+160 / 2.5 and 90.3 / 352 / 4.5; quest 93.9 at 4096 x 8192. Compiled for sm_90 words take 11.0 instructions an element,
+and 17.2 and 23.3 with Hadamard 32 and 128 (20.2 and 45.3 without); predicted from that were 23, 25 and 33 us.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.
@@ -37,8 +39,9 @@ from qkernels.format import E2M1, FORMATS, MXFP4, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
-from qkernels.triton.expected import WARP_PRODUCTS, products
+from qkernels.triton.expected import expected_tile, expected_words
 from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, pack_pairs, rotate_tile
+from qkernels.triton.fp4_words import load_parts, magnitudes_and_signs, store_codes, words_fit
 from qkernels.triton.launch import check_hadamard, check_matrix, choose_tile
 
 _BY_RULE: dict[str, Format] = {
@@ -50,19 +53,11 @@ TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard",))
 """The formats of this kernel and the options of each."""
 
 
-def expected(dtype: str, hadamard: int, m: int = 4096) -> qbench.Expectation:
+def expected(dtype: str, hadamard: int, rule: str = "floor") -> dict[str, qbench.Expectation]:
     """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
-    spills = {WARP_PRODUCTS: 4096} if (dtype, hadamard) == ("fp32", 128) else {}
-    operands = "f16" if dtype == "fp16" else "bf16"
-    store_bits = {
-        "*": 64 if m >= 1024 else 32
-    }  # a small tile has 8 elements, so 4 bytes of codes, for a thread
-    return qbench.Expectation(
-        products(operands) if hadamard else {},
-        load_bits={"*": 128},
-        store_bits=store_bits,
-        spill_bytes=spills,
-    )
+    if dtype == "fp32" or rule == "quest":
+        return {"mxfp4_quantize_kernel": expected_tile(hadamard)}
+    return {"mxfp4_words_kernel": expected_words(128)}
 
 
 @triton.jit
@@ -126,6 +121,32 @@ def mxfp4_quantize_kernel(
     tl.store(scale_ptr + row * (k // 32) + block[None, :], scales, mask=inside & (block < k // 32)[None, :])
 
 
+@triton.jit(do_not_specialize=["m"])
+def mxfp4_words_kernel(
+    x_ptr, data_ptr, scale_ptr, m, k, stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, RULE: tl.constexpr,
+):  # fmt: skip
+    """One tile of ROWS x COLUMNS of sixteen-bit x, a thread for each block: see fp4_words.py."""
+    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
+    index = tl.arange(0, ROWS * COLUMNS // 32)
+    row = tl.program_id(0) * ROWS + index // (COLUMNS // 32)
+    block = tl.program_id(1) * (COLUMNS // 32) + index % (COLUMNS // 32)
+    inside = (row < m) & (block < k // 32)
+    row = row.to(tl.int64)
+    x_ptr += row * stride + block * 32
+    words = load_parts(x_ptr, inside, 4)
+    sizes, signs, amax_bits = magnitudes_and_signs(words, 4, HALF, HADAMARD)
+
+    scales = shared_exponent(sizes[0], amax_bits, RULE)
+    # 1/s = 2^(127 - byte); for byte 254 that is the subnormal 2^-127, whose bits are not an exponent field
+    inverse = tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
+    if RULE == "abs_max":
+        inverse = inverse * 3.0
+    finite = amax_bits < 0x7F800000
+    tl.store(scale_ptr + row * (k // 32) + block, tl.where(finite, scales, 0xFF).to(tl.uint8), mask=inside)
+    store_codes(data_ptr + (row * (k // 32) + block) * 16, sizes, signs, None, inverse, finite, inside, 4)
+
+
 def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = None) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 32 and of `hadamard` -> MXFP4 under that rule.
 
@@ -137,7 +158,15 @@ def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = Non
     m, k = check_matrix(x, block=32, hadamard=hadamard)
     data = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
     scale = torch.empty(m, k // 32, dtype=torch.uint8, device=x.device)
-    if m > 0:
+    if m > 0 and words_fit(x) and rule != "quest":
+        tile = choose_tile(m, k, elements=4096)
+        with torch.cuda.device_of(x):
+            mxfp4_words_kernel[(tile.down, tile.across)](
+                x, data, scale, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
+                HADAMARD=hadamard or 0, RULE=rule, num_warps=tile.rows * tile.columns // 1024,
+                enable_fp_fusion=False,
+            )  # fmt: skip
+    elif m > 0:
         tile = choose_tile(m, k, hadamard=hadamard)
         with torch.cuda.device_of(x):
             mxfp4_quantize_kernel[(tile.down, tile.across)](

@@ -2,12 +2,16 @@
 
     gs = 448*6/amax(x) (dynamic, over the finite elements), or given, or 1 (one level)
     s  = e4m3(min(amax_block*gs/6, 448)),  code = e2m1(x*gs/s),  value = code*s/gs
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n); the same tile is rotated on tensor cores
-(x in its own dtype, or fp32 as three bf16 parts, times +-1; fp32 sums) and quantized without leaving the chip.
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel.
+
+Two paths. Sixteen-bit x whose rows are whole words: a thread holds a block from load to store (fp4_words.py), and
+rotates it by butterflies (butterflies.py). Other x: a tile of any layout, rotated on tensor cores (x in its own
+dtype, or fp32 as three bf16 parts, times +-1; fp32 sums).
 
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major. A program
-reads a tile of rows x columns (16 bytes a thread) and writes both outputs of it. The dynamic global scale
-costs one more read of x (amax.py); gs is computed on the device by every program from the partial maxima.
+reads a tile of rows x columns and writes both outputs of it. The dynamic global scale costs one more read of x
+(amax.py); gs is computed on the device by every program from the partial maxima. Its tiles then run from the last
+back, so that what was read last is still in the L2 cache.
 
 Tolerance: fp32 operations in an order of their own, each within 2^-21 of the exact quotient before the final
 rounding, so a scale byte or code may differ from the float64 reference where that lies within 2^-21 of a tie
@@ -16,8 +20,11 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192): static global scale 34.0 us
-(2.5 TB/s of the 4.2 a copy reaches), dynamic 56.7; with Hadamard 16 50.2 and 76.5. 16 x 8192: 2.1 and 4.1 us.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
+global scale 22.4 / 80 / 2.1 us, with Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8; dynamic 42.5 / 146 / 4.0. The
+path without words takes 33.7 / 125 / 2.1, 49.3 / 186 / 2.5 and 98.6 / 381 / 5.0. Compiled for sm_90 words take 13.3
+instructions an element and 18.3 with Hadamard 16, half of which issue on the slower integer pipe (23.7 and 30.6
+without); predicted from that were 24, 26 and 42 us.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
@@ -38,30 +45,51 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
 from qkernels.triton.amax import largest, partial_amax
-from qkernels.triton.expected import WARP_PRODUCTS, products
-from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, pack_pairs, rotate_tile
-from qkernels.triton.launch import as_scale, check_hadamard, check_matrix, choose_tile
+from qkernels.triton.expected import expected_tile, expected_words
+from qkernels.triton.fp4 import encode_nvfp4, hadamard_tile, nvfp4_scale, pack_pairs, rotate_tile
+from qkernels.triton.fp4_words import load_parts, magnitudes_and_signs, store_codes, words_fit
+from qkernels.triton.launch import (
+    as_scale,
+    check_hadamard,
+    check_matrix,
+    choose_tile,
+    second_pass,
+    tile_of_program,
+)
 
 TAKES = {NVFP4: ("hadamard", "global_scale"), NVFP4_1L: ("hadamard",)}
 """The formats of this kernel and the options of each."""
 
 
-def expected(dtype: str, hadamard: int, m: int = 4096) -> qbench.Expectation:
-    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
-    spills = {WARP_PRODUCTS: 4096} if (dtype, hadamard) == ("fp32", 128) else {}
-    operands = "f16" if dtype == "fp16" else "bf16"
-    store_bits = {
-        "*": 64 if m >= 1024 else 32
-    }  # a small tile has 8 elements, so 4 bytes of codes, for a thread
-    return qbench.Expectation(
-        products(operands) if hadamard else {},
-        load_bits={"*": 128},
-        store_bits=store_bits,
-        spill_bytes=spills,
-    )
+def expected(dtype: str, hadamard: int, scale: str = "static") -> dict[str, qbench.Expectation]:
+    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32" and a global scale of that kind."""
+    if dtype == "fp32":
+        return {"nvfp4_quantize_kernel": expected_tile(hadamard)}
+    return {"nvfp4_words_kernel": expected_words(64, on_chip=scale == "dynamic")}
 
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
+
+
+@triton.jit
+def encode_scale_of(amax):
+    """448*6/amax: it overflows for amax < 7.9e-36, and a zero tensor has no scale of its own."""
+    return tl.where(amax > 0.0, tl.minimum(tl.div_rn(2688.0, amax), _LARGEST), 1.0)
+
+
+@triton.jit
+def global_scale_of(global_ptr, partial_ptr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr):
+    """gs; the first program writes it where it is dynamic (PARTIALS > 0)."""
+    if LEVELS == 1:
+        encode_scale = 1.0
+    elif PARTIALS > 0:
+        amax = largest(partial_ptr, PARTIALS)
+        encode_scale = encode_scale_of(amax)
+        if tl.program_id(0) + tl.program_id(1) == 0:
+            tl.store(global_ptr, encode_scale)
+    else:
+        encode_scale = tl.load(global_ptr)
+    return encode_scale
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -70,17 +98,7 @@ def nvfp4_quantize_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
 ):  # fmt: skip
     """One tile. global_ptr: gs, written here if PARTIALS > 0 (dynamic), read otherwise; unused with one level."""
-    if LEVELS == 1:
-        encode_scale = 1.0
-    elif PARTIALS > 0:
-        amax = largest(partial_ptr, PARTIALS)
-        # 2688/amax overflows for amax < 7.9e-36; a zero tensor has no scale of its own
-        encode_scale = tl.where(amax > 0.0, tl.minimum(tl.div_rn(2688.0, amax), _LARGEST), 1.0)
-        if tl.program_id(0) + tl.program_id(1) == 0:
-            tl.store(global_ptr, encode_scale)
-    else:
-        encode_scale = tl.load(global_ptr)
-
+    encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None]
@@ -98,6 +116,34 @@ def nvfp4_quantize_kernel(
     block = tl.program_id(1) * (COLUMNS // 16) + tl.arange(0, COLUMNS // 16)
     scales = tl.reshape(scales, (ROWS, COLUMNS // 16)).to(tl.uint8)
     tl.store(scale_ptr + row * (k // 16) + block[None, :], scales, mask=inside & (block < k // 16)[None, :])
+
+
+@triton.jit(do_not_specialize=["m", "across"])
+def nvfp4_words_kernel(
+    x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride, across,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, LEVELS: tl.constexpr, PARTIALS: tl.constexpr,
+    REVERSED: tl.constexpr,
+):  # fmt: skip
+    """The same of sixteen-bit x, a thread for each block: see fp4_words.py."""
+    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
+    index = tl.arange(0, ROWS * COLUMNS // 16)
+    down, along = tile_of_program(across, REVERSED)
+    row = down * ROWS + index // (COLUMNS // 16)
+    block = along * (COLUMNS // 16) + index % (COLUMNS // 16)
+    inside = (row < m) & (block < k // 16)
+    row = row.to(tl.int64)
+    x_ptr += row * stride + block * 16
+    words = load_parts(x_ptr, inside, 2)
+    encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS)
+    sizes, signs, amax_bits = magnitudes_and_signs(words, 2, HALF, HADAMARD)
+
+    byte, inverse, coded = nvfp4_scale(amax_bits, encode_scale)
+    tl.store(scale_ptr + row * (k // 16) + block, byte.to(tl.uint8), mask=inside)
+    out_ptr = data_ptr + (row * (k // 16) + block) * 8
+    if HALF:  # magnitudes in [2^-28, 2^23], rotated or not: gs/s is a normal number wherever s > 0
+        store_codes(out_ptr, sizes, signs, None, encode_scale * inverse, coded, inside, 2)
+    else:  # gs/s can overflow
+        store_codes(out_ptr, sizes, signs, encode_scale, inverse, coded, inside, 2)
 
 
 def nvfp4_quantize(
@@ -129,7 +175,16 @@ def nvfp4_quantize(
             gs = torch.empty(1, dtype=torch.float32, device=x.device)
             partial = partial_amax(x, hadamard=hadamard, finite_only=True)
             partials = partial.numel()
-    if m > 0:
+    if m > 0 and words_fit(x):
+        tile = choose_tile(m, k, elements=2048)  # 4096: 84 us for 80 at 8192 x 16384
+        turned, grid = second_pass(partials > 0, tile)
+        with torch.cuda.device_of(x):
+            nvfp4_words_kernel[grid](
+                x, data, scale, gs, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
+                HADAMARD=hadamard or 0, LEVELS=1 if one_level else 2, REVERSED=turned, PARTIALS=partials,
+                num_warps=tile.rows * tile.columns // 1024, enable_fp_fusion=False,
+            )  # fmt: skip
+    elif m > 0:
         tile = choose_tile(m, k, hadamard=hadamard)
         with torch.cuda.device_of(x):
             nvfp4_quantize_kernel[(tile.down, tile.across)](

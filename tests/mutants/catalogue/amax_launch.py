@@ -23,6 +23,7 @@ MUTANTS = (
         "for tile in range(program, program + 1):",
         "each program looks at one tile only",
         "amax",
+        count=2,
     ),
     _a(
         "amax-rows-and-columns-exchanged",
@@ -61,8 +62,8 @@ MUTANTS = (
     ),
     _a(
         "amax-offset-in-int32",
-        "at = row.to(tl.int64)[:, None] * stride",
-        "at = row[:, None] * stride",
+        "x_ptr + row.to(tl.int64) * stride",
+        "x_ptr + row * stride",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),
@@ -76,8 +77,8 @@ MUTANTS = (
     ),
     _a(
         "amax-nan-ignored",
-        "        if FINITE_ONLY:\n",
-        "        if True:\n",
+        "HADAMARD=hadamard or 0, FINITE_ONLY=finite_only",
+        "HADAMARD=hadamard or 0, FINITE_ONLY=True",
         "a NaN in an FP8 tensor is passed over without a word",
         "quantizer:nonfinite",
         "fp8",

@@ -12,8 +12,8 @@ MUTANTS = (
     # --- NVFP4 blocks
     _m(
         "nvfp4-amax-without-abs",
-        "amax_bits = tl.max(magnitude_bits(y), axis=1)\n    amax =",
-        "amax_bits = tl.maximum(tl.max(y.to(tl.int32, bitcast=True), axis=1), 0)\n    amax =",
+        "nvfp4_scale(tl.max(magnitude_bits(y), axis=1), encode_scale)",
+        "nvfp4_scale(tl.maximum(tl.max(y.to(tl.int32, bitcast=True), axis=1), 0), encode_scale)",
         "the block maximum is taken without abs",
         "quantizer:boundaries",
         "nvfp4_1l",
@@ -60,9 +60,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-zero-block-divides-by-zero",
-        "    return tl.where(coded[:, None], codes, 0), tl.where(finite, byte, 0x7F)",
-        "    return tl.where(finite[:, None], encode_e2m1((y * encode_scale) / scale[:, None]), 0), "
-        "tl.where(finite, byte, 0x7F)",
+        "coded = finite & (scale > 0.0)",
+        "coded = finite",
         "a zero block gives 0/0 = NaN, the codes of 6",
         "exact",
         "nvfp4_1l",
@@ -146,6 +145,6 @@ MUTANTS = (
         "total = tl.dot(x, matrix).to(tl.float16).to(tl.float32)",
         "rotated sums are rounded to fp16",
         "quantizer:values",
-        "nvfp4 hadamard 128",
+        "mxfp4 quest hadamard 32",
     ),
 )

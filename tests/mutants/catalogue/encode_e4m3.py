@@ -102,15 +102,15 @@ MUTANTS = (
     # --- division
     _m(
         "quotient-of-reciprocal",
-        "better = tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)",
-        "better = quotient",
+        "return tl.fma(tl.fma(quotient, divisor, x * -1.0), -inverse, quotient)",
+        "return quotient",
         "x*(1/s) for x/s: rounded twice",
         "exact",
         "fp8_token",
     ),
     _m(
         "quotient-remainder-not-fused",
-        "tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)",
+        "tl.fma(tl.fma(quotient, divisor, x * -1.0), -inverse, quotient)",
         "(x - quotient * divisor) * inverse + quotient",
         "the remainder of the quotient is rounded: the correction corrects nothing",
         "exact",
@@ -118,8 +118,8 @@ MUTANTS = (
     ),
     _m(
         "quotient-negative-zero-lost",
-        "bits = (better.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | (x.to(tl.int32, bitcast=True) & -0x80000000)",
-        "bits = better.to(tl.int32, bitcast=True)",
+        "tl.fma(tl.fma(quotient, divisor, x * -1.0), -inverse, quotient)",
+        "tl.fma(tl.fma(-quotient, divisor, x), inverse, quotient)",
         "-0 becomes +0 in the corrected quotient",
         "exact",
         "fp8_token",

@@ -8,7 +8,7 @@ from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
 _SECOND = """            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
-            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=start + column < k)
+            tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 """
 
 MUTANTS = (
@@ -183,10 +183,12 @@ MUTANTS = (
     _m(
         "fp8-token-second-pass-misses-a-piece",
         "        for start in range(LENGTH, k, LENGTH):\n"
-        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)\n"
+        "            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0)"
+        ".to(tl.float32)\n"
         "            y =",
         "        for start in range(LENGTH, k - LENGTH + 1, LENGTH):\n"
-        "            more = tl.load(x_ptr + start + column, mask=start + column < k, other=0.0).to(tl.float32)\n"
+        "            more = tl.load(x_ptr + start + column, mask=(start + column < k) | EVEN, other=0.0)"
+        ".to(tl.float32)\n"
         "            y =",
         "the last, short piece of a long row is never written",
         "quantizer:shapes",
@@ -194,7 +196,7 @@ MUTANTS = (
     ),
     _m(
         "fp8-token-mask-off-by-one",
-        "x = tl.load(x_ptr + column, mask=column < k, other=0.0).to(tl.float32)\n    bits",
+        "x = tl.load(x_ptr + column, mask=inside, other=0.0).to(tl.float32)\n    bits",
         "x = tl.load(x_ptr + column, mask=column <= k, other=0.0).to(tl.float32)\n    bits",
         "the element after each row is part of its maximum",
         "quantizer:layouts",

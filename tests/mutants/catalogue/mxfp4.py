@@ -155,6 +155,7 @@ MUTANTS = (
         "1/s of the scale 2^127 is taken as zero, not the subnormal 2^-127",
         "quantizer:boundaries",
         "mxfp4 abs_max",
+        count=2,
     ),
     _m(
         "mx-nonfinite-silently-finite",
@@ -230,8 +231,8 @@ MUTANTS = (
     ),
     _m(
         "mx-offset-in-int32",
-        "    row = row.to(tl.int64)[:, None]\n",
-        "    row = row[:, None]\n",
+        "    row = row.to(tl.int64)\n",
+        "",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),
@@ -242,5 +243,6 @@ MUTANTS = (
         "every rule is floor",
         "quantizer:values",
         "mxfp4 even",
+        count=2,
     ),
 )

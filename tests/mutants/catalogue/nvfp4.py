@@ -73,6 +73,7 @@ MUTANTS = (
         "quantizer:values",
         "nvfp4_1l",
         dies="InterpreterError",
+        count=2,
     ),
     _m(
         "nvfp4-amax-of-unrotated",
@@ -160,6 +161,7 @@ MUTANTS = (
         "scales are written as if rows were padded to four of them",
         "quantizer:shapes",
         "nvfp4_1l",
+        count=2,
     ),
     _m(
         "nvfp4-second-tile-scales-misplaced",
@@ -179,8 +181,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-offset-in-int32",
-        "    row = row.to(tl.int64)[:, None]\n",
-        "    row = row[:, None]\n",
+        "    row = row.to(tl.int64)\n",
+        "",
         "offsets overflow beyond 2^31 elements",
         "offsets",
     ),
@@ -202,8 +204,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-depends-on-the-batch",
-        "    codes, scales = encode_nvfp4(",
-        "    y = tl.where(m > 1, y * 1.0000002, y)\n    codes, scales = encode_nvfp4(",
+        "    out_ptr = data_ptr",
+        "    inverse = tl.where(m > 1, inverse * 1.000001, inverse)\n    out_ptr = data_ptr",
         "a row in a batch is not the row alone: what is rounded differs by a bit or two",
         "quantizer:rows",
         "nvfp4_1l",
