@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from qbench import Unsupported
-from qkernels.codec import unpack_e2m1
+from qkernels.codec import decode_e2m1, decode_e8m0, unpack_e2m1
 from qkernels.format import Format
 from qkernels.tensor import QTensor
 
@@ -151,3 +151,32 @@ def _e8m0(scale: Tensor) -> int:
             "triton",
         )
     return shift
+
+
+def dense(w: Fragments) -> Tensor:
+    """float64 [N, K]: what w holds, over its gain and times its global scale. Slow; says what the layout means."""
+    tiles, chunks = w.data.shape[:2]
+    words = w.data.view(tiles, chunks, 8, 4, 4)  # g, t, e
+    registers = []
+    for places in FIELDS:
+        halves = []
+        for half in range(2):
+            bits = words >> (16 * half)
+            code = sum(((bits >> place) & 1) << bit for bit, place in enumerate(places))
+            assert isinstance(code, Tensor)
+            halves.append(decode_e2m1(code.to(torch.uint8)).to(torch.float64))
+        registers.append(torch.stack(halves, -1))
+    values = torch.stack(registers, -2).unflatten(-2, (2, 2))  # tile, chunk, g, t, e, h, s, half
+    values = values.permute(0, 6, 2, 1, 4, 5, 3, 7).reshape(tiles * ROWS, chunks * COLUMNS)
+    assert w.format.block
+    bytes_ = w.scale.view(torch.uint8).view(tiles, chunks, 8, COLUMNS // w.format.block, 2)  # g, block, s
+    bytes_ = bytes_.permute(0, 4, 2, 1, 3)
+    scale = bytes_.reshape(tiles * ROWS, chunks * COLUMNS // w.format.block)
+    if w.format.scale == "e8m0":
+        factor = decode_e8m0(scale).to(torch.float64)
+    else:
+        whole = scale.to(torch.int32)
+        factor = torch.ldexp(1 + (whole & 7).to(torch.float64) / 8, (whole >> 3) - 21)
+        factor = torch.where(whole == 255, torch.nan, factor)
+    exact: Tensor = (values * factor.repeat_interleave(w.format.block, dim=1))[: w.n, : w.k] / w.format.gain
+    return exact

@@ -41,6 +41,10 @@ class FoldedWeights:
     gain: float
     hadamard: int | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return self.codes.numel() + self.spread.numel() + 4 * self.factor.numel()
+
 
 @dataclass(frozen=True, eq=False)
 class FoldedRows:
@@ -52,16 +56,18 @@ class FoldedRows:
     hadamard: int | None = None
 
 
-def relative(q: QTensor) -> tuple[Tensor, Tensor]:
-    """(d uint8 [R, K/32], largest exponent byte int32 [R]) of a QTensor. Raises Unsupported where d > 11."""
+def relative(q: QTensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+    """(d uint8 [R, K/32], largest exponent byte int32 [R]) of a QTensor. Raises Unsupported where d > 11, if exact."""
     codes = unpack_e2m1(q.data).view(*q.scale.shape, 32)
     scale = q.scale.to(torch.int32)
     used = (codes & 7 != 0).any(-1)
-    if bool((scale[used] == 255).any()):
+    nan = scale == 255
+    if exact and bool(nan.any()):
         raise Unsupported("a block's scale is NaN", "triton")
+    used &= ~nan
     largest = torch.where(used, scale, 0).amax(-1)
     d = torch.where(used, largest[:, None] - scale, 0)
-    if int(d.max() if d.numel() else 0) > SPREAD:
+    if exact and int(d.max() if d.numel() else 0) > SPREAD:
         row = int((d > SPREAD).any(-1).nonzero()[0])
         raise Unsupported(
             f"scales of row {row} span 2^{int(d[row].max())}, more than the 2^{SPREAD} of E4M3 operands",
@@ -70,11 +76,12 @@ def relative(q: QTensor) -> tuple[Tensor, Tensor]:
     return d.to(torch.uint8), largest
 
 
-def fold_rows(q: QTensor) -> FoldedRows:
-    """A QTensor in MXFP4 as E4M3 rows. Waits for the device: spreads are looked at."""
-    d, largest = relative(q)
+def fold_rows(q: QTensor, *, exact: bool = True) -> FoldedRows:
+    """A QTensor in MXFP4 as E4M3 rows. Waits for the device: spreads are looked at, unless rounding is allowed."""
+    d, largest = relative(q, exact=exact)
     values = decode_e2m1(unpack_e2m1(q.data)).to(torch.float32).view(*d.shape, 32)
-    elements = torch.ldexp(values, 6 - d.to(torch.int32)[..., None]).view(q.shape)
+    elements = torch.ldexp(values, 6 - d.to(torch.int32)[..., None])
+    elements = torch.where((q.scale == 255)[..., None], torch.nan, elements).view(q.shape)
     return FoldedRows(elements.to(torch.float8_e4m3fn), _power(largest), q.format.gain, q.hadamard)
 
 
@@ -105,3 +112,18 @@ def _power(largest: Tensor) -> Tensor:
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0]))
+
+
+def dense(w: FoldedWeights) -> Tensor:
+    """float64 [N, K]: what w holds, over its gain. Slow; says what the layout means."""
+    tiles, chunks = w.codes.shape[:2]
+    words = w.codes.view(torch.int32)
+    values = []
+    for index in range(8):
+        code = ((words >> (4 * index)) & 7) | (((words >> _SIGN[index]) & 1) << 3)
+        values.append(decode_e2m1(code.to(torch.uint8)).to(torch.float64))
+    v = torch.stack(values, -1).view(tiles, chunks, 2, 8, 4, 2, 2, 2, 4)  # pair, g, t, half, s, upper, byte
+    v = v.permute(0, 6, 3, 1, 2, 5, 7, 4, 8).reshape(tiles * ROWS, chunks * COLUMNS)
+    d = w.spread.view(tiles, chunks, 8, 4, 2).permute(0, 4, 2, 1, 3).reshape(tiles * ROWS, -1)
+    v = torch.ldexp(v, 6 - d.to(torch.int32).repeat_interleave(32, dim=1))[: w.n, : w.k]
+    return v * w.factor[:, None].to(torch.float64) / w.gain

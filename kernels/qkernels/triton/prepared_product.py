@@ -1,0 +1,48 @@
+"""Which kernel multiplies prepared weights: by the GPU, the rows of x and what each kernel takes.
+
+weights as Fragments, x in bf16 or fp16
+    up to 64 rows        fp4_stream, mma.sync, any GPU from sm_80
+    more, Hopper, bf16   fp4_gemm_sm90
+    else                 fp4_unpack to a workspace, and cuBLAS with fp32 output
+MXFP4 weights folded into E4M3, x folded likewise: mxfp4_gemm_sm90
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qkernels.triton.fp4_fragments import Fragments
+from qkernels.triton.fp4_stream import MAX_ROWS, fp4_stream
+from qkernels.triton.fp4_unpack import fp4_unpack
+
+
+def product(
+    x: Tensor, w: Fragments, x_global_scale: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    """out_dtype [M, N] = x [M, K] times w [N, K] transposed, over both global scales, plus bias [N]."""
+    if x.shape[0] <= MAX_ROWS:
+        return fp4_stream(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
+    if takes_hopper(x, w, out_dtype):
+        from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90  # Gluon's names are Hopper's
+
+        return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)
+    y = torch.mm(x, fp4_unpack(w, x.dtype).T, out_dtype=torch.float32) * w.unit
+    for gs in (x_global_scale, w.global_scale):
+        if gs is not None:
+            y /= gs
+    return (y if bias is None else y + bias).to(out_dtype)
+
+
+def takes_hopper(x: Tensor, w: Fragments, out_dtype: torch.dtype) -> bool:
+    hopper = torch.cuda.get_device_capability(x.device)[0] == 9
+    return hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0
+
+
+def aligned(x: Tensor) -> Tensor:
+    """x, or a copy whose rows begin at multiples of 16 bytes, as TMA wants them."""
+    if x.stride(1) == 1 and x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0:
+        return x
+    m, k = x.shape
+    copy = torch.empty(m, -(-k // 8) * 8, dtype=x.dtype, device=x.device)[:, :k]
+    return copy.copy_(x)
