@@ -5,7 +5,7 @@ from qkernels.ops.gemm import bf16_gemm, gemm, hadamard_gemm
 from qkernels.providers import prepared
 from qkernels.providers.libraries import humming_gemm, qutlass_hadamard_gemm, vllm_nvfp4_gemm
 from qkernels.providers.torch_gemm import torch_bf16, torch_quantize_matmul, torch_scaled_mm_fp4
-from qkernels.triton import fp4_gemm
+from qkernels.triton import fp4_gemm, fp4_gemm_scaled
 
 
 def cases(sweep):
@@ -15,7 +15,13 @@ def cases(sweep):
         for size in sweep.hadamards(fmt, (had,)):
             shapes = sweep.gemms(had=size)
             quantizing = [fp4_gemm.hadamard_gemm, prepared.hadamard_gemm, torch_quantize_matmul]
-            providers = [fp4_gemm.gemm, prepared.gemm, torch_scaled_mm_fp4, vllm_nvfp4_gemm]
+            providers = [
+                fp4_gemm.gemm,
+                prepared.gemm,
+                fp4_gemm_scaled.gemm,
+                torch_scaled_mm_fp4,
+                vllm_nvfp4_gemm,
+            ]
             if fmt is MXFP4:
                 quantizing.insert(2, prepared.fp8_hadamard_gemm)
                 providers.insert(2, prepared.fp8_gemm)

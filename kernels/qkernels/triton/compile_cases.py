@@ -20,6 +20,7 @@ from qkernels.triton import (
     amax,
     fp4_gemm,
     fp4_gemm_quantize,
+    fp4_gemm_scaled,
     fp8_quantize,
     int8_quantize,
     mxfp4_quantize,
@@ -54,6 +55,7 @@ def all_cases() -> list[qbench.CompileCase]:
         *int8_cases(),
         *gemm_cases(),
         *gemm_quantize_cases(),
+        *gemm_scaled_cases(),
     ]
 
 
@@ -210,6 +212,18 @@ def gemm_quantize_cases() -> list[qbench.CompileCase]:
         return qbench.CompileCase(f"nvfp4_gemm_quantize[{a},m={m},n={N},k={K}]", launch, expect)
 
     return [case("bf16", 16), case("quantized", 1024)]
+
+
+def gemm_scaled_cases() -> list[qbench.CompileCase]:
+    def case(fmt: Format, m: int, k: int = K) -> qbench.CompileCase:
+        expect = {"fp4_gemm_scaled_kernel": fp4_gemm_scaled.expected(fmt, k)}
+        return qbench.CompileCase(
+            f"{fmt.name}_gemm_scaled[m={m},n={N},k={k}]",
+            lambda: fp4_gemm_scaled.fp4_gemm_scaled(quantized(m, k, fmt), quantized(N, k, fmt)),
+            expect,
+        )
+
+    return [*(case(fmt, m) for fmt in (NVFP4, MXFP4) for m in (16, 1024)), case(NVFP4, 1024, K + 32)]
 
 
 def launch_of(case: str) -> Callable[[], object] | None:
