@@ -40,6 +40,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
+from qkernels.triton.stream_k import combine, divide, pieces, place, processors, segment, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +62,8 @@ mov.b32 {$0, $1}, a;
 
 
 @gluon.jit
-def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
+def load(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A step's units -> (words and scales of one half of K, of the other), for `decode`.
 
     Axes: T tile, g row in a tile's half, q the lane that holds the word, h half of K, s half of the tile, p pair.
     U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
@@ -78,11 +79,22 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
     factors = ((scales >> shifts) & 0xFF) * (STEP * 0x00010001) + base
     factors = factors.broadcast_to([T, 8, U, 4 // U, 2, 2]).reshape([T, 8, 4, 2, 2, 1])
     factors = gl.convert_layout(factors, L[3], assert_trivial=True)
-    pair = gl.convert_layout(gl.arange(0, 4, L[6]).reshape([1, 1, 1, 1, 1, 4]), L[3], assert_trivial=True)
+    words0, words1 = words.permute(0, 1, 2, 4, 5, 3).split()
+    factors0, factors1 = factors.permute(0, 1, 2, 4, 5, 3).split()
+    return words0, factors0, words1, factors1
+
+
+@gluon.jit
+def decode(words, factors, L: gl.constexpr):
+    """T g q s 1 -> bf16 [16 * T, 32], wgmma's first operand."""
+    T: gl.constexpr = L[0]
+    words = gl.convert_layout(words, L[8], assert_trivial=True)
+    factors = gl.convert_layout(factors, L[8], assert_trivial=True)
+    pair = gl.convert_layout(gl.arange(0, 4, L[6]).reshape([1, 1, 1, 1, 4]), L[8], assert_trivial=True)
     # magnitudes lie at bits 6, 3, 0, 9 and go to 6; signs at 15, 12, 14, 13 and go to 15
     magnitude = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 26, 3)))
     sign = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 31, 30)))
-    shape: gl.constexpr = [T, 8, 4, 2, 2, 4]
+    shape: gl.constexpr = [T, 8, 4, 2, 4]
     even, odd = gl.inline_asm_elementwise(
         DECODE_PAIR, "=h,=h,r,r,r,r",
         [
@@ -91,7 +103,7 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
         ],
         dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
     )  # fmt: skip
-    w = gl.join(even, odd).permute(0, 4, 1, 3, 2, 5, 6).reshape([T * 16, 64])  # T s g, h q p j
+    w = gl.join(even, odd).permute(0, 3, 1, 2, 4, 5).reshape([T * 16, 32])  # T s g, q p j
     return gl.convert_layout(w, L[7], assert_trivial=True)
 
 
@@ -105,96 +117,137 @@ def reciprocal(x):
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile,
-    U: gl.constexpr, S: gl.constexpr, BYTES: gl.constexpr,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """One warp: step i into stage i % S, when its consumers have left it."""
-    for i in range(steps):
-        stage = i % S
-        mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
-        mbarrier.expect(full.index(stage), BYTES)
-        tma_load(x_desc, [row, i * 64], full.index(stage), x.index(stage))
-        tma_load(w_desc, [tile, i * 128], full.index(stage), words.index(stage))
-        tma_load(s_desc, [tile, i * 8 * U], full.index(stage), scales.index(stage))
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    across, down = (n + WG * T * 16 - 1) // (WG * T * 16), (m + BM - 1) // BM
+    partial, count = pieces(across * down, split, steps)
+    stage = 0
+    phase = 1
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(first, end):
+            mbarrier.wait(empty.index(stage), phase)
+            mbarrier.expect(full.index(stage), BM * 128 + WG * T * (512 + 32 * U))
+            tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
+            for group in gl.static_range(WG):
+                begin = (tile * WG + group) * T
+                tma_load(w_desc, [begin, i * 128], full.index(stage), words.index(stage * WG + group))
+                tma_load(s_desc, [begin, i * 8 * U], full.index(stage), scales.index(stage * WG + group))
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
 
 
 @gluon.jit
 def multiply(
-    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps, row, tile,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, MINE: gl.constexpr,
 ):  # fmt: skip
-    """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
+    """Warpgroup MINE of WG, with T of the tiles of 16: all segments."""
     T: gl.constexpr = L[0]
-    sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-    last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[7])
-    for i in range(0, steps, 2):
-        s0 = i % S
-        mbarrier.wait(full.index(s0), (i // S) & 1)
-        a0 = decode(words.index(s0), scales.index(s0), base, STEP, U, L)
-        sums = warpgroup_mma(a0, x.index(s0).permute([1, 0]), sums, is_async=True)
-        sums, last = warpgroup_mma_wait(1, deps=[sums, last])
-        mbarrier.arrive(empty.index((i + S - 1) % S), count=1, pred=i > 0)
-        s1 = (i + 1) % S
-        mbarrier.wait(full.index(s1), ((i + 1) // S) & 1)
-        a1 = decode(words.index(s1), scales.index(s1), base, STEP, U, L)
-        sums = warpgroup_mma(a1, x.index(s1).permute([1, 0]), sums, is_async=True)
-        sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
-        mbarrier.arrive(empty.index(s0), count=1)
-        last = a1
-    sums, last = warpgroup_mma_wait(0, deps=[sums, last])
-    # one after the other: the product of two global scales may leave the numbers where the result does not
-    result = sums * unit
-    if x_gs_ptr is not None:
-        result *= reciprocal(gl.load(x_gs_ptr))
-    if gs_ptr is not None:
-        result *= reciprocal(gl.load(gs_ptr))
-    if bias_ptr is not None:
-        columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
-        result += gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32).expand_dims(1)
-    out.permute([1, 0]).store(result.to(out.dtype))
-    fence_async_shared()
-    barrier()
-    tma_store(out_desc, [row, tile * 16], out)
+    across, down = (n + WG * T * 16 - 1) // (WG * T * 16), (m + BM - 1) // BM
+    partial, count = pieces(across * down, split, steps)
+    stage = 0
+    phase = 0
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps)
+        tile, row = place(index, across, down, GROUP)
+        gl.assume(end > first)
+        sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+        last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[7])
+        before = stage
+        for i in range(first, end):
+            mbarrier.wait(full.index(stage), phase)
+            unit_words, unit_scales = words.index(stage * WG + MINE), scales.index(stage * WG + MINE)
+            words0, factors0, words1, factors1 = load(unit_words, unit_scales, base, STEP, U, L)
+            a0 = decode(words0, factors0, L)
+            b = x.index(stage)
+            sums = warpgroup_mma(a0, b.slice(0, 32, dim=1).permute([1, 0]), sums, is_async=True)
+            # the second half is decoded when the one before it, with the same registers, has been multiplied
+            sums, last, words1, factors1 = warpgroup_mma_wait(1, deps=[sums, last, words1, factors1])
+            mbarrier.arrive(empty.index(before), count=1, pred=i > first)
+            a1 = decode(words1, factors1, L)
+            sums = warpgroup_mma(a1, b.slice(32, 32, dim=1).permute([1, 0]), sums, is_async=True)
+            sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+            last = a1
+            before = stage
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
+        sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+        mbarrier.arrive(empty.index(before), count=1)
+        complete = True
+        if end - first < steps:
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index, split, steps, MINE, [T * 16, BM], MMA, WG
+            )
+        if complete:
+            # one after the other: the product of two global scales may leave the numbers where the result does not
+            result = sums * unit
+            if x_gs_ptr is not None:
+                result *= reciprocal(gl.load(x_gs_ptr))
+            if gs_ptr is not None:
+                result *= reciprocal(gl.load(gs_ptr))
+            begin = (tile * WG + MINE) * (T * 16)
+            if bias_ptr is not None:
+                columns = begin + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+                bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
+                result += bias.to(gl.float32).expand_dims(1)
+            tma.store_wait(0)  # the tile before has left `out`
+            barrier()
+            out.index(MINE).permute([1, 0]).store(result.to(out.dtype))
+            fence_async_shared()
+            barrier()
+            tma_store(out_desc, [row * BM, begin], out.index(MINE))
     tma.store_wait(0)
 
 
 @gluon.jit
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, unit, m, n, steps,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
-    GROUP: gl.constexpr,
+    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
-    # GROUP tiles of w's rows under all of x's: programs that run together share both in the L2 cache
-    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
-    program = gl.program_id(0)
-    first = program // (GROUP * down) * GROUP
-    height = min(across - first, GROUP)
-    tile = (first + program % (GROUP * down) % height) * T
-    row = program % (GROUP * down) // height * BM
     x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
-    words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
-    scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S * WG, T, 128], w_desc.layout)
+    scales = gl.allocate_shared_memory(gl.int32, [S * WG, T, 8 * U], s_desc.layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [WG, BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
-        mbarrier.init(empty.index(i), count=1)
+        mbarrier.init(empty.index(i), count=WG)
     fence_async_shared()
     barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
-    BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
-    gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps,
-                    row, tile, STEP, U, L, BM, S, MMA)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile, U, S, BYTES)),
-    ], [1], [24])  # fmt: skip
+    if WG == 1:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 0)),
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
+                     U, T, BM, S, WG, GROUP)),
+        ], [1], [40])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 0)),
+            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 1)),
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
+                     U, T, BM, S, WG, GROUP)),
+        ], [4, 1], [240, 24])  # fmt: skip
 
 
 @lru_cache
-def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
-    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+def layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over four warps, the rest over registers."""
 
     def unit(rank: int, axis: int, value: int) -> list[int]:
         return [value if each == axis else 0 for each in range(rank)]
@@ -202,11 +255,10 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
         rank = len(shape)
         held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
-        spread = warps.bit_length() - 1
         return gl.DistributedLinearLayout(
-            reg_bases=registers + held[spread:],
+            reg_bases=registers + held[2:],
             lane_bases=lanes,
-            warp_bases=held[:spread],
+            warp_bases=held[:2],
             block_bases=[],
             shape=shape,
         )
@@ -217,20 +269,23 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     rows = [unit(6, 1, 1), unit(6, 1, 2), unit(6, 1, 4)]
     codes = linear([unit(6, 4, 1), unit(6, 3, 1), unit(6, 2, 1), unit(6, 2, 2)],
                    [unit(6, 5, 1), unit(6, 5, 2), *rows], [t, 8, 4, 2, 2, 4])  # fmt: skip
+    half = linear([unit(5, 3, 1), unit(5, 2, 1), unit(5, 2, 2)],
+                  [unit(5, 4, 1), unit(5, 4, 2), unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
+                  [t, 8, 4, 2, 4])  # fmt: skip
     quads = [unit(6, 3, 1), unit(6, 2, 1)] if u == 2 else [unit(6, 3, 1), unit(6, 3, 2)]
     factors = linear(
         [unit(6, 5, 1), unit(6, 4, 1), *quads], [[0] * 6, [0] * 6, *rows], [t, 8, u, 4 // u, 2, 2]
     )
-    still = [[0]] * (warps.bit_length() - 1)
+    still = [[0]] * 2
     byte = gl.DistributedLinearLayout([[1], [2]], [[0]] * 5, still, [], [4])
     pair = gl.DistributedLinearLayout([], [[1], [2], [0], [0], [0]], still, [], [4])
-    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
-    return (t, words, scales, codes, factors, byte, pair, gl.DotOperandLayout(0, mma, 2)), mma
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, bm, 16])
+    return (t, words, scales, codes, factors, byte, pair, gl.DotOperandLayout(0, mma, 2), half), mma
 
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    tiles: int = 16, rows: int = 128, stages: int = 4, warps: int = 8, group: int = 8,
+    tiles: int = 4, groups: int = 2, rows: int = 256, stages: int = 4, group: int = 8, saved: int = 8, least: int = 4,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
@@ -246,17 +301,20 @@ def fp4_gemm_sm90(
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
     u = 2 if w.format.block == 16 else 1
-    held, mma = layouts(tiles, u, rows, warps)
+    held, mma = layouts(tiles, u, rows)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    columns = groups * tiles * ROWS
+    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, processors(x.device), saved, least)
     with torch.cuda.device(x.device):
-        fp4_gemm_sm90_kernel[(triton.cdiv(m, rows) * triton.cdiv(w.n, tiles * ROWS),)](
+        work, counters = workspace(x.device, 2 * plan.programs * rows * columns if plan.split else 0)
+        fp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            w.base, x_global_scale, w.global_scale, bias, w.unit, m, w.n, chunks + chunks % 2,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, MMA=mma, GROUP=group,
-            num_warps=warps,
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, chunks, plan.split,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, WG=groups, GROUP=group,
+            MMA=mma, num_warps=4,
         )  # fmt: skip
     return out

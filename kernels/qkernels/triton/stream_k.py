@@ -1,0 +1,156 @@
+"""Which program of a persistent product computes what, and how pieces of one tile are summed.
+
+`programs` programs, one on each SM, share `tiles` output tiles of `steps` steps of K. Tiles that do not fill a wave are
+split along K (stream-K): the first `split` tiles are one row of split * steps steps, of which each program takes an
+equal, contiguous piece; the rest are computed whole, one wave after the other. A tile that lies in several pieces is
+summed by whichever program finishes last: each writes its fp32 sums to a workspace and counts itself, and the last one
+adds all of them in the order of K. So sums have a fixed order, nobody waits for another program, and it does not matter
+which programs run at once, or in what order.
+
+The last one sets the counter back to zero: a workspace serves one launch after the other on its stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from qkernels.triton.gluon_names import barrier
+
+_COUNTERS = 1024  # of a launch: tiles that are split, times warpgroups; at most twice 2 * 132 are
+_CAPTURED = 1024  # launches captured into graphs that have counters of their own, already zero
+
+
+@gluon.jit
+def place(index, across, down, GROUP: gl.constexpr):
+    """Tile `index` -> (tile of w's rows, tile of x's). Tiles that run together share both in the L2 cache."""
+    first = index // (GROUP * down) * GROUP
+    height = min(across - first, GROUP)
+    return first + index % (GROUP * down) % height, index % (GROUP * down) // height
+
+
+@gluon.jit
+def pieces(tiles, split, steps):
+    """(segments that are pieces of split tiles, all segments) of this program."""
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    begin = program * (split * steps) // programs
+    end = (program + 1) * (split * steps) // programs
+    partial = gl.where(end > begin, (end - 1) // steps - begin // steps + 1, 0)
+    return partial, partial + (tiles - split - program + programs - 1) // programs
+
+
+@gluon.jit
+def segment(number, partial, split, steps):
+    """(tile's index, first step, end) of this program's segment `number`."""
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    begin = program * (split * steps) // programs
+    end = (program + 1) * (split * steps) // programs
+    index = gl.where(number < partial, begin // steps + number, split + program + (number - partial) * programs)
+    first = gl.where(number < partial, max(begin - index * steps, 0), 0)
+    last = gl.where(number < partial, min(end - index * steps, steps), steps)
+    return index, first, last
+
+
+@gluon.jit
+def slot(pointer, number, group, SHAPE: gl.constexpr, LAYOUT: gl.constexpr, GROUPS: gl.constexpr):
+    """Where a program's sums of a tile lie: pointers [SHAPE]."""
+    rows = gl.arange(0, SHAPE[0], gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    columns = gl.arange(0, SHAPE[1], gl.SliceLayout(0, LAYOUT)).expand_dims(0)
+    return pointer + (number * GROUPS + group) * (SHAPE[0] * SHAPE[1]) + (rows * SHAPE[1] + columns)
+
+
+@gluon.jit
+def combine(
+    sums, work_ptr, counter_ptr, index, split, steps, group,
+    SHAPE: gl.constexpr, LAYOUT: gl.constexpr, GROUPS: gl.constexpr,
+):  # fmt: skip
+    """(sums of all pieces of tile `index`, whether this program is the one to write them).
+
+    A program has two slots: one for the tile its piece ends in, one for the tile it begins in the middle of.
+    """
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    total = split * steps
+    first = ((index * steps + 1) * programs - 1) // total
+    last = ((index + 1) * steps * programs - 1) // total
+    mine = 2 * program + (program == first).to(gl.int32)
+    gl.store(slot(work_ptr, mine, group, SHAPE, LAYOUT, GROUPS), sums)
+    barrier()
+    counter = counter_ptr + index * GROUPS + group
+    finished = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
+    if finished:
+        gl.store(counter, 0)
+        if last - first == 1:  # the order of two does not matter
+            other = first + last - program
+            other = 2 * other + (other == first).to(gl.int32)
+            sums += gl.load(slot(work_ptr, other, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+        else:
+            sums = gl.load(slot(work_ptr, 2 * first + 1, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+            for each in range(first + 1, last + 1):
+                sums += gl.load(slot(work_ptr, 2 * each, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+    return sums, finished
+
+
+@dataclass(frozen=True)
+class Plan:
+    """programs of a launch and the number of tiles they split."""
+
+    programs: int
+    split: int
+
+
+def divide(tiles: int, steps: int, processors: int, saved: int, least: int = 4) -> Plan:
+    """How to share tiles. saved: steps that splitting must save, for it costs about that much; least: of a piece."""
+    waves, rest = divmod(tiles, processors)
+    if rest == 0 or (processors - rest) * steps < saved * processors:
+        return Plan(min(tiles, processors), 0)
+    if waves:
+        return Plan(processors, rest + processors)
+    return Plan(max(rest, min(processors, rest * steps // least)), rest)
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+class Workspace:
+    """Sums and counters for one device and stream; launches that are captured have their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: dict[int, Tensor] = {}
+        self.counters: dict[int, Tensor] = {}
+        self.device = device
+        self.spare: list[Tensor] = []
+
+    def take(self, floats: int) -> tuple[Tensor, Tensor]:
+        if torch.cuda.is_current_stream_capturing():
+            # graphs may run at once, whatever stream they were captured on; memory of a graph is the graph's own
+            counters = self.spare.pop() if self.spare else self._zeros(1)[0]
+            return torch.empty(floats, dtype=torch.float32, device=self.device), counters
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        if stream not in self.counters:
+            if not self.spare:
+                self.spare.extend(self._zeros(_CAPTURED).unbind())
+                torch.cuda.current_stream(self.device).synchronize()  # once: other streams use them too
+            self.counters[stream] = self.spare.pop()
+        if stream not in self.sums or self.sums[stream].numel() < floats:
+            self.sums[stream] = torch.empty(floats, dtype=torch.float32, device=self.device)
+        return self.sums[stream], self.counters[stream]
+
+    def _zeros(self, launches: int) -> Tensor:
+        return torch.zeros(launches, _COUNTERS, dtype=torch.int32, device=self.device)
+
+
+_WORKSPACES: dict[torch.device, Workspace] = {}
+
+
+def workspace(device: torch.device, floats: int) -> tuple[Tensor, Tensor]:
+    """fp32 [at least floats] and counters, int32, all zero: of this device and stream."""
+    if device not in _WORKSPACES:
+        _WORKSPACES[device] = Workspace(device)
+    return _WORKSPACES[device].take(floats)
