@@ -13,6 +13,7 @@ from qkernels.tensor import QTensor
 from qkernels.triton.fp4_fragments import Fragments, fragments
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
+PLACES = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (13, 14, 10, 11))
 
 
 def random_weight(n: int, k: int, fmt: Format, low: int = 0, high: int = 256, seed: int = 0) -> QTensor:
@@ -25,18 +26,18 @@ def random_weight(n: int, k: int, fmt: Format, low: int = 0, high: int = 256, se
 def unshuffled(f: Fragments) -> torch.Tensor:
     """float64 [n, k] by the layout's description, an element at a time, without alpha."""
     out = torch.zeros(f.n, f.k, dtype=torch.float64)
-    part = 32 // f.format.block
+    block = f.format.block
     words, scales = f.data.tolist(), f.scale.tolist()
     for row in range(f.n):
         tile, s, g = row // 16, row % 16 // 8, row % 8
         for column in range(f.k):
-            chunk, h, t, v = column // 64, column % 64 // 32, column % 32 // 8, column % 8
-            half = words[tile][chunk][4 * g + t][2 * h + s] >> (16 * (v % 2)) & 0xFFFF
-            low, sign = ((6, 15), (3, 12), (0, 14), (9, 13))[v // 2]
-            code = (half >> low & 7) | (half >> sign & 1) << 3
-            word = scales[tile][chunk][g * part + column % 32 * part // 32]
-            byte = word >> (8 * (2 * h + s)) & 0xFF
-            out[row, column] = E2M1[code] * scale_value(byte, f)
+            chunk, e, h = column // 64, column % 64 // 16, column % 16 // 8
+            t, half = column % 8 // 2, column % 2
+            bits = words[tile][chunk][4 * g + t][e] >> (16 * half) & 0xFFFF
+            code = sum((bits >> place & 1) << bit for bit, place in enumerate(PLACES[s + 2 * h]))
+            byte = (g * 64 // block + column % 64 // block) * 2 + s
+            scale = scales[tile][chunk][byte // 4] >> (8 * (byte % 4)) & 0xFF
+            out[row, column] = E2M1[code] * scale_value(scale, f)
     return out
 
 

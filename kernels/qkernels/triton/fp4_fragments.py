@@ -1,22 +1,22 @@
 """FP4 weights in the order in which tensor cores take them, made once from a QTensor.
 
-A product with few rows reads its weights once and is as fast as memory, if nothing stands between a load and the
-tensor core. So the weights lie in memory as the registers of mma.m16n8k16 want them: a unit is 16 rows by 64 of K,
-512 bytes, of which each lane of a warp loads 16. No element moves between threads, and no shared memory is touched.
+Weights lie in memory as the registers of one operand of m16n8k16 and of wgmma want them. A unit is 16 rows by 64 of K,
+512 bytes, of which each lane of a warp holds 16: one load feeds four steps of 16 of K, and no element moves between
+threads. K keeps its order, so the other operand may come from memory as it is (wgmma reads it from shared memory).
 
-    data   int32 [N/16, K/64, 32 lanes, 4 words]; lane = 4 g + t holds in word (h, s) row g + 8 s, k = 32 h + 8 t + 0..7
+    data   int32 [N/16, K/64, 32 lanes, 4 words]; lane = 4 g + t holds in word e the registers of step e, two k each:
+           (row g, k), (row g + 8, k), (row g, k + 8), (row g + 8, k + 8) with k = 16 e + 2 t and the next
            (N and K padded with zeros to multiples of 16 and 64)
-    scale  int32 [N/16, K/64, 16 or 8]: four bytes (h, s) of the rows g and g + 8; one word for two lanes (NVFP4, blocks
-           of 16) or four (MXFP4, 32)
+    scale  int32 [N/16, K/64, 16 or 8]: bytes [g][block of K in the unit][row g, row g + 8]; two words a lane (NVFP4,
+           blocks of 16) or one (MXFP4, 32), and the two bytes that a word of data needs lie side by side
 
-The order within 8 of K does not matter to a product whose other operand is read in the same order; with 8 neighbours
-in one thread, that operand is loaded 16 bytes at a time and each scale is decoded once for 8 weights.
+Codes are bits spread over a word so that a mask gives a pair of bf16 without unpacking nibbles. The k and k + 1 of a
+register lie in the two halves; in each, register 0 has its magnitude at bits 6-8 and its sign at 15. So have 1 and 2 in
+the word times 2^3 and 2^6, and 3 in ((word >> 7) & 0x00D800D8) * (1 + 2^5 + 2^11), where no two terms meet (no four
+sets of bits are shifts of each other). With the magnitude at 6-8 and the sign at 15, a half is e2m1 * 2^-126 in bf16.
+The shifts to the left are products, which leaves the ALU, half as fast on sm_90, with 6 operations for 8 codes.
 
-Codes are bits spread over a word so that masks and shifts give pairs of bf16 without unpacking nibbles. A pair
-(v, v+1) lies in the two halves; the magnitude of pair j = 0..3 is at bits 6-8, 3-5, 0-2, 9-11 of its half, the sign
-at 15, 12, 14, 13. Shifted so that the magnitude is at 6-8 and the sign at 15, a half is e2m1 * 2^-126 in bf16.
-
-Scale bytes are such that byte * STEP + base << 8 are the bits of a scale in bf16 or fp16 (see `scale_bits`):
+Scale bytes are such that byte * STEP + base << 8 are the bits of a scale in bf16 or fp16:
     NVFP4   5 exponent and 3 mantissa bits, all numbers normal: exponent floor(log2 s) + 21; NaN is exponent 31
     MXFP4   the E8M0 byte
 A scale of zero makes its codes zero. What MXFP4 cannot hold this way (NaN scales, or a spread of scales too wide for
@@ -36,8 +36,8 @@ from qkernels.format import Format
 from qkernels.tensor import QTensor
 
 ROWS, COLUMNS = 16, 64
-_MAGNITUDE = (6, 3, 0, 9)  # lowest bit of a pair's magnitude, and its sign's bit
-_SIGN = (15, 12, 14, 13)
+# of each register, the places of a code's bits: three of magnitude, lowest first, and the sign
+FIELDS = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (13, 14, 10, 11))
 _NVFP4_BASE, _NVFP4_UNIT = 112, 2.0**8
 _EXPONENT = 126  # of e2m1 in bf16: its bits are worth 2^-126 as much
 
@@ -106,23 +106,23 @@ def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
 
 def _shuffled_codes(codes: Tensor, tiles: int, chunks: int) -> Tensor:
     """uint8 [N, K] of 0..15 -> int32 words."""
-    # N = tile, s, g; K = chunk, h, t, pair, half
-    v = codes.view(tiles, 2, 8, chunks, 2, 4, 4, 2)
-    words = torch.zeros(v.shape[:-2], dtype=torch.int32, device=codes.device)
-    for pair in range(4):
+    v = codes.view(tiles, 2, 8, chunks, 4, 2, 4, 2)  # N = tile, s, g; K = chunk, e, h, t, half
+    words = torch.zeros((tiles, 8, chunks, 4, 4), dtype=torch.int32, device=codes.device)
+    for register, places in enumerate(FIELDS):
+        s, h = register % 2, register // 2
         for half in range(2):
-            code = v[..., pair, half].to(torch.int32)
-            bits = ((code & 7) << _MAGNITUDE[pair]) | ((code >> 3) << _SIGN[pair])
-            words |= bits << (16 * half)
-    # tile, s, g, chunk, h, t -> tile, chunk, g, t, h, s
-    return words.permute(0, 3, 2, 5, 4, 1).reshape(tiles, chunks, 32, 4)
+            code = v[:, s, :, :, :, h, :, half].to(torch.int32)
+            for bit, place in enumerate(places):
+                words |= (code >> bit & 1) << (16 * half + place)
+    # tile, g, chunk, e, t -> tile, chunk, g, t, e
+    return words.permute(0, 2, 1, 4, 3).reshape(tiles, chunks, 32, 4)
 
 
 def _shuffled_scales(scale: Tensor, tiles: int, chunks: int, block: int) -> Tensor:
-    """uint8 [N, K/block] -> int32 words of four bytes (h, s)."""
-    part = 32 // block  # blocks in half a chunk
-    v = scale.view(tiles, 2, 8, chunks, 2, part)  # tile, s, g, chunk, h, u
-    return v.permute(0, 3, 2, 5, 4, 1).reshape(tiles, chunks, 32 * part).view(torch.int32)
+    """uint8 [N, K/block] -> int32 words of two blocks by two rows."""
+    blocks = COLUMNS // block
+    v = scale.view(tiles, 2, 8, chunks, blocks)  # tile, s, g, chunk, block
+    return v.permute(0, 3, 2, 4, 1).reshape(tiles, chunks, 16 * blocks).view(torch.int32)
 
 
 def _e5m3(byte: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,6 @@ a tile of x, and the raw units of w, which need a ninth of the bytes. Eight warp
 wgmma's first operand while the step before is multiplied; x is the second, from shared memory. In this orientation a
 step needs 25 KB from the L2 cache for 1024 cycles of MMA, where the usual 128 x 256 of two bf16 operands needs 48.
 
-Fragments hold 8 neighbours of K in a lane and wgmma wants pairs, (8 e + 2 t, + 1) of every e in lane t. So a lane reads
-the words of its four neighbours (one address for the four: no more traffic) and takes pair t of each, by rotations
-whose amount depends on the lane.
-
 In flight. Products of one step run while registers of the next are made; wgmma reads its register operand until it
 ends, and neither Triton nor ptxas keeps others from writing it (a loop that carries the operand across iterations
 compiles to copies into registers that are being read). Here no operand of a product in flight crosses an iteration but
@@ -39,6 +35,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
 from qkernels.triton.stream_k import combine, divide, pieces, place, processors, segment, workspace
 
@@ -46,65 +43,49 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# The pair of codes that rotations $3 and $4 bring to their places, times the scale in $5 (twice), from the word $2.
-DECODE_PAIR = gl.constexpr("""
-{
-.reg .b32 a, t, z;
-mov.b32 z, 0x80008000;
-shf.r.wrap.b32 t, $2, $2, $3;
-and.b32 t, t, 0x01C001C0;
-shf.r.wrap.b32 a, $2, $2, $4;
-lop3.b32 a, a, 0x80008000, t, 0xEA;
-fma.rn.bf16x2 a, a, $5, z;
-mov.b32 {$0, $1}, a;
-}
-""")
-
-
 @gluon.jit
 def load(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A step's units -> (words and scales of one half of K, of the other), for `decode`.
+    """A step's units -> (words and factors of one half of K, of the other), for `decode`.
 
-    Axes: T tile, g row in a tile's half, q the lane that holds the word, h half of K, s half of the tile, p pair.
-    U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
+    Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
+    the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
     """
     T: gl.constexpr = L[0]
-    words = words_smem.load(L[1]).reshape([T, 8, 4, 2, 2, 1])
-    words = gl.convert_layout(words, L[3], assert_trivial=True)
-    scales = scales_smem.load(L[2]).reshape([T, 8, U, 1, 1, 1])
-    scales = gl.convert_layout(scales, L[4], assert_trivial=True)
-    shifts = gl.convert_layout(
-        (gl.arange(0, 4, L[5]) * 8).reshape([1, 1, 1, 1, 2, 2]), L[4], assert_trivial=True
+    words = gl.convert_layout(words_smem.load(L[1]).reshape([T, 8, 4, 4]), L[3], assert_trivial=True)
+    scales = gl.convert_layout(scales_smem.load(L[2]).reshape([T, 8, 1, U, 1]), L[4], assert_trivial=True)
+    step = gl.convert_layout(
+        gl.arange(0, 4 // U, L[5]).reshape([1, 1, 1, 1, 4 // U]), L[4], assert_trivial=True
     )
-    factors = ((scales >> shifts) & 0xFF) * (STEP * 0x00010001) + base
-    factors = factors.broadcast_to([T, 8, U, 4 // U, 2, 2]).reshape([T, 8, 4, 2, 2, 1])
-    factors = gl.convert_layout(factors, L[3], assert_trivial=True)
-    words0, words1 = words.permute(0, 1, 2, 4, 5, 3).split()
-    factors0, factors1 = factors.permute(0, 1, 2, 4, 5, 3).split()
+    shape: gl.constexpr = [T, 8, 1, U, 4 // U]
+    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
+    factors = gl.inline_asm_elementwise(
+        FACTOR, "=r,r,r,r,r",
+        [
+            scales.broadcast_to(shape), select.broadcast_to(shape), gl.full(shape, STEP, gl.int32, L[4]),
+            gl.full(shape, base, gl.int32, L[4]),
+        ],
+        dtype=gl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
+    factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
+    factors = factors.broadcast_to([T, 8, 4, 4])
+    words0, words1 = words.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
+    factors0, factors1 = factors.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
     return words0, factors0, words1, factors1
 
 
 @gluon.jit
 def decode(words, factors, L: gl.constexpr):
-    """T g q s 1 -> bf16 [16 * T, 32], wgmma's first operand."""
+    """Words and factors T g t e -> bf16 [16 * T, 32], wgmma's first operand."""
     T: gl.constexpr = L[0]
-    words = gl.convert_layout(words, L[8], assert_trivial=True)
-    factors = gl.convert_layout(factors, L[8], assert_trivial=True)
-    pair = gl.convert_layout(gl.arange(0, 4, L[6]).reshape([1, 1, 1, 1, 4]), L[8], assert_trivial=True)
-    # magnitudes lie at bits 6, 3, 0, 9 and go to 6; signs at 15, 12, 14, 13 and go to 15
-    magnitude = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 26, 3)))
-    sign = gl.where(pair == 0, 0, gl.where(pair == 1, 29, gl.where(pair == 2, 31, 30)))
-    shape: gl.constexpr = [T, 8, 4, 2, 4]
-    even, odd = gl.inline_asm_elementwise(
-        DECODE_PAIR, "=h,=h,r,r,r,r",
-        [
-            words.broadcast_to(shape), magnitude.broadcast_to(shape), sign.broadcast_to(shape),
-            factors.broadcast_to(shape),
-        ],
-        dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+    v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
+        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
+        dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
+               gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
     )  # fmt: skip
-    w = gl.join(even, odd).permute(0, 3, 1, 2, 4, 5).reshape([T * 16, 32])  # T s g, q p j
-    return gl.convert_layout(w, L[7], assert_trivial=True)
+    even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
+    odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
+    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 32])  # T s g, e h t j
+    return gl.convert_layout(w, L[6], assert_trivial=True)
 
 
 @gluon.jit
@@ -159,7 +140,7 @@ def multiply(
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-        last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[7])
+        last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[6])
         before = stage
         for i in range(first, end):
             mbarrier.wait(full.index(stage), phase)
@@ -263,24 +244,18 @@ def layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
             shape=shape,
         )
 
+    words = linear([[0, 1], [0, 2]], [[0, 4], [0, 8], [0, 16], [0, 32], [0, 64]], [t, 128])
     nobody = [[0, 0]] * 2
-    words = linear([[0, 1], [0, 2], [0, 4], [0, 8]], [*nobody, [0, 16], [0, 32], [0, 64]], [t, 128])
     scales = linear([[0, 1]] if u == 2 else [], [*nobody, [0, u], [0, 2 * u], [0, 4 * u]], [t, 8 * u])
-    rows = [unit(6, 1, 1), unit(6, 1, 2), unit(6, 1, 4)]
-    codes = linear([unit(6, 4, 1), unit(6, 3, 1), unit(6, 2, 1), unit(6, 2, 2)],
-                   [unit(6, 5, 1), unit(6, 5, 2), *rows], [t, 8, 4, 2, 2, 4])  # fmt: skip
-    half = linear([unit(5, 3, 1), unit(5, 2, 1), unit(5, 2, 2)],
-                  [unit(5, 4, 1), unit(5, 4, 2), unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
-                  [t, 8, 4, 2, 4])  # fmt: skip
-    quads = [unit(6, 3, 1), unit(6, 2, 1)] if u == 2 else [unit(6, 3, 1), unit(6, 3, 2)]
-    factors = linear(
-        [unit(6, 5, 1), unit(6, 4, 1), *quads], [[0] * 6, [0] * 6, *rows], [t, 8, u, 4 // u, 2, 2]
-    )
+    lanes = [unit(4, 2, 1), unit(4, 2, 2), unit(4, 1, 1), unit(4, 1, 2), unit(4, 1, 4)]
+    codes = linear([unit(4, 3, 1), unit(4, 3, 2)], lanes, [t, 8, 4, 4])
+    steps = [unit(5, 4, 1), unit(5, 3, 1)] if u == 2 else [unit(5, 4, 1), unit(5, 4, 2)]
+    factors = linear(steps, [[0] * 5, [0] * 5, unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
+                     [t, 8, 1, u, 4 // u])  # fmt: skip
     still = [[0]] * 2
-    byte = gl.DistributedLinearLayout([[1], [2]], [[0]] * 5, still, [], [4])
-    pair = gl.DistributedLinearLayout([], [[1], [2], [0], [0], [0]], still, [], [4])
+    step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
     mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, bm, 16])
-    return (t, words, scales, codes, factors, byte, pair, gl.DotOperandLayout(0, mma, 2), half), mma
+    return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
 
 
 def fp4_gemm_sm90(

@@ -29,34 +29,36 @@ import triton
 import triton.language as tl
 
 import qbench
-from qkernels.triton.fp4_fragments import Fragments
+from qkernels.triton.fp4_fragments import FIELDS, Fragments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_ROWS = 64
 
-# Eight codes of one row ($8) and their scale twice ($9) to eight values. fma with -0 is the product: mul.bf16x2
-# needs sm_90, fma.bf16x2 sm_80.
+# A word's eight codes ($8) times the scales of its two rows ($9) to registers 0 to 3 (fp4_fragments), two values
+# each. fma with -0 is the product: mul.bf16x2 needs sm_90, fma.bf16x2 sm_80. ptxas takes the halves of $9 as they are.
 DECODE_BF16 = tl.constexpr("""
 {
-.reg .b32 r, t, u, z, a, b, c, d;
+.reg .b32 r, z, a, b, c, d, f, g;
+.reg .b16 l, h;
 mov.b32 z, 0x80008000;
+mov.b32 {l, h}, $9;
+mov.b32 f, {l, l};
+mov.b32 g, {h, h};
 and.b32 a, $8, 0x81C081C0;
-shl.b32 r, $8, 3;
+mul.lo.u32 r, $8, 8;
 and.b32 b, r, 0x81C081C0;
-shl.b32 r, $8, 6;
-and.b32 t, r, 0x01C001C0;
-shl.b32 u, $8, 1;
-lop3.b32 c, u, 0x80008000, t, 0xEA;
-shr.u32 r, $8, 3;
-and.b32 t, r, 0x01C001C0;
-shl.b32 u, $8, 2;
-lop3.b32 d, u, 0x80008000, t, 0xEA;
-fma.rn.bf16x2 a, a, $9, z;
-fma.rn.bf16x2 b, b, $9, z;
-fma.rn.bf16x2 c, c, $9, z;
-fma.rn.bf16x2 d, d, $9, z;
+mul.lo.u32 r, $8, 64;
+and.b32 c, r, 0x81C081C0;
+shr.u32 r, $8, 7;
+and.b32 r, r, 0x00D800D8;
+mul.lo.u32 r, r, 2081;
+and.b32 d, r, 0x81C081C0;
+fma.rn.bf16x2 a, a, f, z;
+fma.rn.bf16x2 b, b, g, z;
+fma.rn.bf16x2 c, c, f, z;
+fma.rn.bf16x2 d, d, g, z;
 mov.b32 {$0, $1}, a;
 mov.b32 {$2, $3}, b;
 mov.b32 {$4, $5}, c;
@@ -65,36 +67,61 @@ mov.b32 {$6, $7}, d;
 """)
 DECODE_FP16 = tl.constexpr("""
 {
-.reg .b32 r, t, u, z, a, b, c, d;
+.reg .b32 r, u, z, a, b, c, d, f, g;
+.reg .b16 l, h;
 mov.b32 z, 0x80008000;
-shl.b32 r, $8, 3;
-and.b32 t, r, 0x0E000E00;
-lop3.b32 a, $8, 0x80008000, t, 0xEA;
-shl.b32 u, $8, 6;
-and.b32 t, u, 0x0E000E00;
-lop3.b32 b, r, 0x80008000, t, 0xEA;
-shl.b32 r, $8, 9;
-and.b32 t, r, 0x0E000E00;
-shl.b32 u, $8, 1;
-lop3.b32 c, u, 0x80008000, t, 0xEA;
-and.b32 t, $8, 0x0E000E00;
-shl.b32 u, $8, 2;
-lop3.b32 d, u, 0x80008000, t, 0xEA;
-fma.rn.f16x2 a, a, $9, z;
-fma.rn.f16x2 b, b, $9, z;
-fma.rn.f16x2 c, c, $9, z;
-fma.rn.f16x2 d, d, $9, z;
+mov.b32 {l, h}, $9;
+mov.b32 f, {l, l};
+mov.b32 g, {h, h};
+mul.lo.u32 r, $8, 8;
+and.b32 a, r, 0x0E000E00;
+lop3.b32 a, $8, 0x80008000, a, 0xEA;
+mul.lo.u32 u, $8, 64;
+and.b32 b, u, 0x0E000E00;
+lop3.b32 b, r, 0x80008000, b, 0xEA;
+mul.lo.u32 r, $8, 512;
+and.b32 c, r, 0x0E000E00;
+lop3.b32 c, u, 0x80008000, c, 0xEA;
+shr.u32 r, $8, 4;
+and.b32 d, r, 0x06000600;
+mul.lo.u32 r, $8, 2;
+lop3.b32 d, r, 0x08000800, d, 0xEA;
+mul.lo.u32 r, $8, 16;
+lop3.b32 d, r, 0x80008000, d, 0xEA;
+fma.rn.f16x2 a, a, f, z;
+fma.rn.f16x2 b, b, g, z;
+fma.rn.f16x2 c, c, f, z;
+fma.rn.f16x2 d, d, g, z;
 mov.b32 {$0, $1}, a;
 mov.b32 {$2, $3}, b;
 mov.b32 {$4, $5}, c;
 mov.b32 {$6, $7}, d;
 }
 """)
+# The two bytes of $1 that $2 selects to the halves of a word, times $3, plus $4 (fp4_fragments: STEP and base).
+FACTOR = tl.constexpr("""
+{
+.reg .b32 t;
+prmt.b32 t, $1, 0, $2;
+mad.lo.u32 $0, t, $3, $4;
+}
+""")
+
+
+@triton.jit
+def factors_of(scales, base, STEP: tl.constexpr, U: tl.constexpr):
+    """int32 [L, U] of scale words -> int32 [L, 4], the two rows' scales of each word of data."""
+    step = tl.arange(0, 4 // U)[None, None, :]
+    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
+    found = tl.inline_asm_elementwise(
+        FACTOR, "=r,r,r,r,r", [scales[:, :, None], select, STEP, base], dtype=tl.int32, is_pure=True, pack=1
+    )
+    return tl.reshape(found, (scales.shape[0], 4))
 
 
 @triton.jit
 def decode(words, factors, DTYPE: tl.constexpr):
-    """int32 [..., 1] of eight codes, int32 of their scale in both halves -> DTYPE [..., 2, 2, 2], in the order of K."""
+    """int32 [...] of eight codes, int32 of their two rows' scales -> DTYPE [..., 2, 2, 2]: k + 8, row + 8, k + 1."""
     if tl.float16 == DTYPE:
         v0, v1, v2, v3, v4, v5, v6, v7 = tl.inline_asm_elementwise(
             DECODE_FP16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
@@ -113,17 +140,13 @@ def decode(words, factors, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
+def load_step(w, scale, x, there, x_there):
     """Words, scale words and values of one step; zeros where there is none."""
-    words = tl.load(w, mask=there[:, None], other=0)
-    scales = tl.load(scale, mask=there, other=0)
-    if EVEN_K:
-        values = tl.load(x, mask=rows_there[:, None] & (columns < k)[:, None], other=0.0)
-    else:
-        values = tl.load(
-            x, mask=rows_there[:, None] & (columns[:, None] + tl.arange(0, 8)[None, :] < k), other=0.0
-        )
-    return words, scales, values
+    return (
+        tl.load(w, mask=there[:, None], other=0),
+        tl.load(scale, mask=there[:, None], other=0),
+        tl.load(x, mask=x_there[:, None], other=0.0),
+    )
 
 
 # m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
@@ -131,11 +154,10 @@ def load_step(w, scale, x, there, rows_there, columns, k, EVEN_K: tl.constexpr):
 def fp4_stream_kernel(
     x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks,
     stride_x, stride_out,
-    STEP: tl.constexpr, LANES: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
-    D: tl.constexpr, EVEN_K: tl.constexpr,
+    STEP: tl.constexpr, U: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
+    D: tl.constexpr,
 ):  # fmt: skip
     WARPS: tl.constexpr = WK * WR
-    SCALES: tl.constexpr = 32 // LANES  # words of a unit
     program = tl.program_id(0)
     # Weights: RT tiles in registers, then warps, then lanes. Tiles past the last repeat it; nothing of them is stored.
     i = tl.arange(0, RT * WARPS * 32)
@@ -144,23 +166,23 @@ def fp4_stream_kernel(
     chunk = warp // WR
     unit_index = tile.to(tl.int64) * chunks + chunk
     w = w_ptr + (unit_index * 128 + lane * 4)[:, None] + tl.arange(0, 4)[None, :]
-    scale = scale_ptr + unit_index * SCALES + lane // LANES
-    # x: both halves of 64 columns and MT groups of 8 rows in registers, then warps, then lanes
-    j = tl.arange(0, 2 * MT * WARPS * 32)
+    scale = scale_ptr + (unit_index * 8 + lane // 4)[:, None] * U + tl.arange(0, U)[None, :]
+    # x: eight groups of 8 columns and MT of 8 rows in registers, then warps, then lanes
+    j = tl.arange(0, 8 * MT * WARPS * 32)
     rows = (j // (WARPS * 32)) % MT * 8 + (j % 32) // 4
-    x_chunk = (j // 32) % WARPS // WR
-    columns = x_chunk * 64 + j // (MT * WARPS * 32) * 32 + j % 4 * 8
-    x = x_ptr + (rows.to(tl.int64) * stride_x + columns)[:, None] + tl.arange(0, 8)[None, :]
+    columns = (j // 32) % WARPS // WR * 64 + j // (MT * WARPS * 32) * 8 + j % 4 * 2
+    x = x_ptr + (rows.to(tl.int64) * stride_x + columns)[:, None] + tl.arange(0, 2)[None, :]
     rows_there = rows < m
-    base = (tl.load(base_ptr + tl.arange(0, 1)).to(tl.int32) * 0x01000100)[:, None]
-    shifts = (tl.arange(0, 4) * 8)[None, :]
+    # Triton gives a thread 8 neighbours of the product's K because this is a load of bytes. They are k, k + 1 of the
+    # four groups of two steps: both operands are put into that order.
+    base = (tl.load(base_ptr + tl.arange(0, 1)).to(tl.int32) * 0x01000100)[:, None, None]
 
     sums = tl.zeros((WARPS, RT * 16, 8 * MT), dtype=tl.float32)
     ahead = ()
     for _ in tl.static_range(D):
-        ahead += (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)  # type: ignore[assignment]
+        ahead += (load_step(w, scale, x, chunk < chunks, rows_there & (columns < k)),)  # type: ignore[assignment]
         w += 128 * WK
-        scale += SCALES * WK
+        scale += 8 * U * WK
         x += 64 * WK
         chunk += WK
         columns += 64 * WK
@@ -169,19 +191,18 @@ def fp4_stream_kernel(
         ahead = ()
         for d in tl.static_range(D):
             words, scales, values = now[d]  # type: ignore[var-annotated]
-            ahead += (load_step(w, scale, x, chunk < chunks, rows_there, columns, k, EVEN_K),)  # type: ignore[assignment]
+            ahead += (load_step(w, scale, x, chunk < chunks, rows_there & (columns < k)),)  # type: ignore[assignment]
             w += 128 * WK
-            scale += SCALES * WK
+            scale += 8 * U * WK
             x += 64 * WK
             chunk += WK
             columns += 64 * WK
-            factors = ((scales[:, None] >> shifts) & 0xFF) * (STEP * 0x00010001) + base
-            a = tl.reshape(
-                decode(words, factors, values.dtype), (RT, WARPS, 8, 4, 2, 2, 8)
-            )  # tile warp g t h s v
-            a = tl.reshape(tl.permute(a, (1, 0, 5, 2, 4, 3, 6)), (WARPS, RT * 16, 64))
-            b = tl.reshape(values, (2, MT, WARPS, 8, 4, 8))  # h group warp row t v
-            b = tl.reshape(tl.permute(b, (2, 0, 4, 5, 1, 3)), (WARPS, 64, MT * 8))
+            factors = factors_of(scales, base, STEP, U)
+            a = tl.reshape(decode(words, factors, values.dtype), (RT, WARPS, 8, 4, 2, 2, 2, 2, 2))
+            # tile warp g t, step (2 bits), h s k -> warp tile s g, step t step h k
+            a = tl.reshape(tl.permute(a, (1, 0, 7, 2, 4, 3, 5, 6, 8)), (WARPS, RT * 16, 64))
+            b = tl.reshape(values, (2, 2, 2, MT, WARPS, 8, 4, 2))  # step (2 bits), h group warp row t k
+            b = tl.reshape(tl.permute(b, (4, 0, 6, 1, 2, 7, 3, 5)), (WARPS, 64, MT * 8))
             sums = tl.dot(a, b, sums)
     total = tl.sum(tl.reshape(sums, (WK, WR * RT * 16, 8 * MT)), 0) * unit
     # one after the other: the product of two global scales may leave the numbers where the result does not
@@ -244,9 +265,8 @@ def fp4_stream(
         fp4_stream_kernel[(triton.cdiv(tiles, d.wr * d.rt),)](
             x, w.data, w.scale, base, x_global_scale, w.global_scale, bias, out, w.unit, m, w.n, k, tiles, chunks,
             x.stride(0), out.stride(0),
-            STEP=128 if half or w.format.scale == "e8m0" else 16, LANES=2 if w.format.block == 16 else 4,
-            MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, EVEN_K=k % 64 == 0,
-            num_warps=d.wk * d.wr,
+            STEP=128 if half or w.format.scale == "e8m0" else 16, U=2 if w.format.block == 16 else 1,
+            MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, num_warps=d.wk * d.wr,
         )  # fmt: skip
     return out
 
@@ -265,22 +285,27 @@ def _check(x: Tensor, w: Fragments) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
-def _decoded(
-    fields: tuple[tuple[int, int], ...], exponent: int, signed: int, dtype: str
-) -> Callable[..., Any]:
+def _decoded(low: int, dtype: str) -> Callable[..., Any]:
     """The meaning of the assembly above for the interpreter, from the layout's description rather than its masks."""
 
     def meaning(words: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, ...]:
         found = []
         for v in range(8):
-            low, sign = fields[v // 2]
             half = words.astype(np.uint32) >> np.uint32(16 * (v % 2))
-            bits = ((half >> np.uint32(low)) & 7) << exponent | ((half >> np.uint32(sign)) & 1) << signed
-            value = _product(bits.astype(np.uint16), (factors & 0xFFFF).astype(np.uint16), dtype)
-            found.append(value)
+            bits = np.zeros_like(half)
+            for place, to in zip(FIELDS[v // 2], (low, low + 1, low + 2, 15), strict=True):
+                bits |= (half >> np.uint32(place) & 1) << np.uint32(to)
+            factor = factors.astype(np.uint32) >> np.uint32(16 * (v // 2 % 2))
+            found.append(_product(bits.astype(np.uint16), (factor & 0xFFFF).astype(np.uint16), dtype))
         return tuple(found)
 
     return meaning
+
+
+def _factor(scales: np.ndarray, select: np.ndarray, step: np.ndarray, base: np.ndarray) -> np.ndarray:
+    words, chosen = scales.astype(np.uint32), select.astype(np.uint32)
+    low, high = ((words >> ((chosen >> np.uint32(at) & 7) * 8)) & 0xFF for at in (0, 8))
+    return (((low | high << 16) * step.astype(np.uint32)) + base.astype(np.uint32)).astype(np.int32)
 
 
 def _product(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray:
@@ -291,6 +316,6 @@ def _product(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray:
     return made.view(torch.int16).numpy().view(np.uint16) if dtype == "bf16" else made.numpy()
 
 
-_FIELDS = ((6, 15), (3, 12), (0, 14), (9, 13))
-qbench.register_inline_asm(DECODE_BF16.value, _decoded(_FIELDS, 6, 15, "bf16"))
-qbench.register_inline_asm(DECODE_FP16.value, _decoded(_FIELDS, 9, 15, "fp16"))
+qbench.register_inline_asm(DECODE_BF16.value, _decoded(6, "bf16"))
+qbench.register_inline_asm(DECODE_FP16.value, _decoded(9, "fp16"))
+qbench.register_inline_asm(FACTOR.value, _factor)
