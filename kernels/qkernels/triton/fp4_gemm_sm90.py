@@ -99,10 +99,10 @@ def reciprocal(x):
 @gluon.jit
 def fetch(
     x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
-    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr, GROUP: gl.constexpr,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
-    across, down = (n + WG * T * 16 - 1) // (WG * T * 16), (m + BM - 1) // BM
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     partial, count = pieces(across * down, split, steps)
     stage = 0
     phase = 1
@@ -111,12 +111,10 @@ def fetch(
         tile, row = place(index, across, down, GROUP)
         for i in range(first, end):
             mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(full.index(stage), BM * 128 + WG * T * (512 + 32 * U))
+            mbarrier.expect(full.index(stage), BM * 128 + T * (512 + 32 * U))
             tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
-            for group in gl.static_range(WG):
-                begin = (tile * WG + group) * T
-                tma_load(w_desc, [begin, i * 128], full.index(stage), words.index(stage * WG + group))
-                tma_load(s_desc, [begin, i * 8 * U], full.index(stage), scales.index(stage * WG + group))
+            tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
+            tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
             stage += 1
             phase = gl.where(stage == S, phase ^ 1, phase)
             stage = gl.where(stage == S, 0, stage)
@@ -126,12 +124,12 @@ def fetch(
 def multiply(
     x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
     unit, m, n, steps, split,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr, MINE: gl.constexpr,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
-    """Warpgroup MINE of WG, with T of the tiles of 16: all segments."""
+    """The consumer warps: all segments."""
     T: gl.constexpr = L[0]
-    across, down = (n + WG * T * 16 - 1) // (WG * T * 16), (m + BM - 1) // BM
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     partial, count = pieces(across * down, split, steps)
     stage = 0
     phase = 0
@@ -144,8 +142,7 @@ def multiply(
         before = stage
         for i in range(first, end):
             mbarrier.wait(full.index(stage), phase)
-            unit_words, unit_scales = words.index(stage * WG + MINE), scales.index(stage * WG + MINE)
-            words0, factors0, words1, factors1 = load(unit_words, unit_scales, base, STEP, U, L)
+            words0, factors0, words1, factors1 = load(words.index(stage), scales.index(stage), base, STEP, U, L)
             a0 = decode(words0, factors0, L)
             b = x.index(stage)
             sums = warpgroup_mma(a0, b.slice(0, 32, dim=1).permute([1, 0]), sums, is_async=True)
@@ -165,7 +162,7 @@ def multiply(
         complete = True
         if end - first < steps:
             sums, complete = combine(
-                sums, work_ptr, counter_ptr, index, split, steps, MINE, [T * 16, BM], MMA, WG
+                sums, work_ptr, counter_ptr, index, split, steps, [T * 16, BM], MMA
             )
         if complete:
             # one after the other: the product of two global scales may leave the numbers where the result does not
@@ -174,17 +171,17 @@ def multiply(
                 result *= reciprocal(gl.load(x_gs_ptr))
             if gs_ptr is not None:
                 result *= reciprocal(gl.load(gs_ptr))
-            begin = (tile * WG + MINE) * (T * 16)
+            begin = tile * (T * 16)
             if bias_ptr is not None:
                 columns = begin + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
                 bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
                 result += bias.to(gl.float32).expand_dims(1)
             tma.store_wait(0)  # the tile before has left `out`
             barrier()
-            out.index(MINE).permute([1, 0]).store(result.to(out.dtype))
+            out.permute([1, 0]).store(result.to(out.dtype))
             fence_async_shared()
             barrier()
-            tma_store(out_desc, [row * BM, begin], out.index(MINE))
+            tma_store(out_desc, [row * BM, begin], out)
     tma.store_wait(0)
 
 
@@ -192,43 +189,33 @@ def multiply(
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
     unit, m, n, steps, split,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, WG: gl.constexpr,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
-    words = gl.allocate_shared_memory(gl.int32, [S * WG, T, 128], w_desc.layout)
-    scales = gl.allocate_shared_memory(gl.int32, [S * WG, T, 8 * U], s_desc.layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [WG, BM, T * 16], out_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
+    scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
-        mbarrier.init(empty.index(i), count=WG)
+        mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
     barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
-    if WG == 1:
-        gl.warp_specialize([
-            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 0)),
-            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
-                     U, T, BM, S, WG, GROUP)),
-        ], [1], [40])  # fmt: skip
-    else:
-        gl.warp_specialize([
-            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 0)),
-            (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                        counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, WG, GROUP, MMA, 1)),
-            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
-                     U, T, BM, S, WG, GROUP)),
-        ], [4, 1], [240, 24])  # fmt: skip
+    gl.warp_specialize([
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                    counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, GROUP, MMA)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, U, T, BM, S, GROUP)),
+    ], [1], [24])  # fmt: skip
 
 
 @lru_cache
-def layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
-    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over four warps, the rest over registers."""
+def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+    spread = warps.bit_length() - 1
 
     def unit(rank: int, axis: int, value: int) -> list[int]:
         return [value if each == axis else 0 for each in range(rank)]
@@ -237,9 +224,9 @@ def layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
         rank = len(shape)
         held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
         return gl.DistributedLinearLayout(
-            reg_bases=registers + held[2:],
+            reg_bases=registers + held[spread:],
             lane_bases=lanes,
-            warp_bases=held[:2],
+            warp_bases=held[:spread],
             block_bases=[],
             shape=shape,
         )
@@ -252,15 +239,15 @@ def layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
     steps = [unit(5, 4, 1), unit(5, 3, 1)] if u == 2 else [unit(5, 4, 1), unit(5, 4, 2)]
     factors = linear(steps, [[0] * 5, [0] * 5, unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
                      [t, 8, 1, u, 4 // u])  # fmt: skip
-    still = [[0]] * 2
+    still = [[0]] * spread
     step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
-    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, bm, 16])
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
     return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
 
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    tiles: int = 4, groups: int = 2, rows: int = 256, stages: int = 4, group: int = 8, saved: int = 8, least: int = 4,
+    tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, saved: int = 8, least: int = 4,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
@@ -276,10 +263,10 @@ def fp4_gemm_sm90(
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
     u = 2 if w.format.block == 16 else 1
-    held, mma = layouts(tiles, u, rows)
+    held, mma = layouts(tiles, u, rows, warps)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
-    columns = groups * tiles * ROWS
+    columns = tiles * ROWS
     plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, processors(x.device), saved, least)
     with torch.cuda.device(x.device):
         work, counters = workspace(x.device, 2 * plan.programs * rows * columns if plan.split else 0)
@@ -289,7 +276,7 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
             w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, chunks, plan.split,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, WG=groups, GROUP=group,
-            MMA=mma, num_warps=4,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma,
+            num_warps=warps,
         )  # fmt: skip
     return out

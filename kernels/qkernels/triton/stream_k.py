@@ -22,7 +22,7 @@ from triton.experimental.gluon import language as gl
 
 from qkernels.triton.gluon_names import barrier
 
-_COUNTERS = 1024  # of a launch: tiles that are split, times warpgroups; at most twice 2 * 132 are
+_COUNTERS = 512  # of a launch: at least the tiles that are split, fewer than two a processor
 _CAPTURED = 1024  # launches captured into graphs that have counters of their own, already zero
 
 
@@ -57,17 +57,16 @@ def segment(number, partial, split, steps):
 
 
 @gluon.jit
-def slot(pointer, number, group, SHAPE: gl.constexpr, LAYOUT: gl.constexpr, GROUPS: gl.constexpr):
+def slot(pointer, number, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
     """Where a program's sums of a tile lie: pointers [SHAPE]."""
     rows = gl.arange(0, SHAPE[0], gl.SliceLayout(1, LAYOUT)).expand_dims(1)
     columns = gl.arange(0, SHAPE[1], gl.SliceLayout(0, LAYOUT)).expand_dims(0)
-    return pointer + (number * GROUPS + group) * (SHAPE[0] * SHAPE[1]) + (rows * SHAPE[1] + columns)
+    return pointer + number * (SHAPE[0] * SHAPE[1]) + (rows * SHAPE[1] + columns)
 
 
 @gluon.jit
 def combine(
-    sums, work_ptr, counter_ptr, index, split, steps, group,
-    SHAPE: gl.constexpr, LAYOUT: gl.constexpr, GROUPS: gl.constexpr,
+    sums, work_ptr, counter_ptr, index, split, steps, SHAPE: gl.constexpr, LAYOUT: gl.constexpr
 ):  # fmt: skip
     """(sums of all pieces of tile `index`, whether this program is the one to write them).
 
@@ -78,20 +77,20 @@ def combine(
     first = ((index * steps + 1) * programs - 1) // total
     last = ((index + 1) * steps * programs - 1) // total
     mine = 2 * program + (program == first).to(gl.int32)
-    gl.store(slot(work_ptr, mine, group, SHAPE, LAYOUT, GROUPS), sums)
+    gl.store(slot(work_ptr, mine, SHAPE, LAYOUT), sums)
     barrier()
-    counter = counter_ptr + index * GROUPS + group
+    counter = counter_ptr + index
     finished = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
     if finished:
         gl.store(counter, 0)
         if last - first == 1:  # the order of two does not matter
             other = first + last - program
             other = 2 * other + (other == first).to(gl.int32)
-            sums += gl.load(slot(work_ptr, other, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+            sums += gl.load(slot(work_ptr, other, SHAPE, LAYOUT), cache_modifier=".cg")
         else:
-            sums = gl.load(slot(work_ptr, 2 * first + 1, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+            sums = gl.load(slot(work_ptr, 2 * first + 1, SHAPE, LAYOUT), cache_modifier=".cg")
             for each in range(first + 1, last + 1):
-                sums += gl.load(slot(work_ptr, 2 * each, group, SHAPE, LAYOUT, GROUPS), cache_modifier=".cg")
+                sums += gl.load(slot(work_ptr, 2 * each, SHAPE, LAYOUT), cache_modifier=".cg")
     return sums, finished
 
 
