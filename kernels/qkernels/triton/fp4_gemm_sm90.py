@@ -248,6 +248,7 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
     tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, saved: int = 8, least: int = 4,
+    resident: int = 1,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
@@ -267,7 +268,7 @@ def fp4_gemm_sm90(
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
     columns = tiles * ROWS
-    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, processors(x.device), saved, least)
+    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, resident * processors(x.device), saved, least)
     with torch.cuda.device(x.device):
         work, counters = workspace(x.device, 2 * plan.programs * rows * columns if plan.split else 0)
         fp4_gemm_sm90_kernel[(plan.programs,)](
@@ -277,6 +278,6 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
             w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, chunks, plan.split,
             STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma,
-            num_warps=warps,
+            num_warps=warps, maxnreg=128 if resident == 2 else None,
         )  # fmt: skip
     return out

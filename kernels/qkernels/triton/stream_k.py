@@ -12,6 +12,7 @@ The last one sets the counter back to zero: a workspace serves one launch after 
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,7 +24,7 @@ from triton.experimental.gluon import language as gl
 from qkernels.triton.gluon_names import barrier
 
 _COUNTERS = 512  # of a launch: at least the tiles that are split, fewer than two a processor
-_CAPTURED = 1024  # launches captured into graphs that have counters of their own, already zero
+_STREAMS = 1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
 
 
 @gluon.jit
@@ -118,31 +119,49 @@ def processors(device: torch.device) -> int:
 
 
 class Workspace:
-    """Sums and counters for one device and stream; launches that are captured have their own."""
+    """Sums and counters of a device: each stream has its own, and so has each stream of a graph being captured.
+
+    Graphs may be replayed at once, whatever stream they were captured on. Their sums are memory of the graph.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums: dict[int, Tensor] = {}
-        self.counters: dict[int, Tensor] = {}
         self.device = device
+        self.sums: dict[int, Tensor] = {}
+        self.counters: dict[tuple[int, int], Tensor] = {}
         self.spare: list[Tensor] = []
 
     def take(self, floats: int) -> tuple[Tensor, Tensor]:
-        if torch.cuda.is_current_stream_capturing():
-            # graphs may run at once, whatever stream they were captured on; memory of a graph is the graph's own
-            counters = self.spare.pop() if self.spare else self._zeros(1)[0]
-            return torch.empty(floats, dtype=torch.float32, device=self.device), counters
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        if stream not in self.counters:
-            if not self.spare:
-                self.spare.extend(self._zeros(_CAPTURED).unbind())
+        capture = _capture(stream) if torch.cuda.is_current_stream_capturing() else 0
+        counters = self.counters.get((stream, capture))
+        if counters is None:
+            if not self.spare and not capture:
+                self.spare.extend(self._zeros(_STREAMS).unbind())
                 torch.cuda.current_stream(self.device).synchronize()  # once: other streams use them too
-            self.counters[stream] = self.spare.pop()
+            if not self.spare:
+                return self._empty(floats), self._zeros(1)[0]
+            counters = self.counters[stream, capture] = self.spare.pop()
+        if capture:
+            return self._empty(floats), counters
         if stream not in self.sums or self.sums[stream].numel() < floats:
-            self.sums[stream] = torch.empty(floats, dtype=torch.float32, device=self.device)
-        return self.sums[stream], self.counters[stream]
+            self.sums[stream] = self._empty(floats)
+        return self.sums[stream], counters
+
+    def _empty(self, floats: int) -> Tensor:
+        return torch.empty(floats, dtype=torch.float32, device=self.device)
 
     def _zeros(self, launches: int) -> Tensor:
         return torch.zeros(launches, _COUNTERS, dtype=torch.int32, device=self.device)
+
+
+def _capture(stream: int) -> int:
+    """The number of the capture that is under way on a stream."""
+    status, number = ctypes.c_int(), ctypes.c_uint64()
+    ask = ctypes.CDLL("libcuda.so.1").cuStreamGetCaptureInfo_v2
+    error = ask(ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number), None, None, None)
+    if error:
+        raise RuntimeError(f"cuStreamGetCaptureInfo: CUDA error {error}")
+    return number.value
 
 
 _WORKSPACES: dict[torch.device, Workspace] = {}
