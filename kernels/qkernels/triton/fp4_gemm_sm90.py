@@ -103,11 +103,12 @@ def fetch(
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
-    partial, count = pieces(across * down, split, steps)
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
     stage = 0
     phase = 1
     for number in range(count):
-        index, first, end = segment(number, partial, split, steps)
+        index, first, end = segment(number, partial, split, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         for i in range(first, end):
             mbarrier.wait(empty.index(stage), phase)
@@ -130,16 +131,16 @@ def multiply(
     """The consumer warps: all segments."""
     T: gl.constexpr = L[0]
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
-    partial, count = pieces(across * down, split, steps)
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, partial, split, steps)
+        index, first, end = segment(number, partial, split, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
         last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[6])
-        before = stage
         for i in range(first, end):
             mbarrier.wait(full.index(stage), phase)
             words0, factors0, words1, factors1 = load(words.index(stage), scales.index(stage), base, STEP, U, L)
@@ -148,17 +149,16 @@ def multiply(
             sums = warpgroup_mma(a0, b.slice(0, 32, dim=1).permute([1, 0]), sums, is_async=True)
             # the second half is decoded when the one before it, with the same registers, has been multiplied
             sums, last, words1, factors1 = warpgroup_mma_wait(1, deps=[sums, last, words1, factors1])
-            mbarrier.arrive(empty.index(before), count=1, pred=i > first)
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
             a1 = decode(words1, factors1, L)
             sums = warpgroup_mma(a1, b.slice(32, 32, dim=1).permute([1, 0]), sums, is_async=True)
             sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
             last = a1
-            before = stage
             stage += 1
             phase = gl.where(stage == S, phase ^ 1, phase)
             stage = gl.where(stage == S, 0, stage)
         sums, last = warpgroup_mma_wait(0, deps=[sums, last])
-        mbarrier.arrive(empty.index(before), count=1)
+        mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
             sums, complete = combine(

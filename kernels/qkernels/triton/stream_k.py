@@ -36,25 +36,31 @@ def place(index, across, down, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def pieces(tiles, split, steps):
-    """(segments that are pieces of split tiles, all segments) of this program."""
-    program, programs = gl.program_id(0), gl.num_programs(0)
+def pieces(tiles, split, steps, program, programs):
+    """(segments that are pieces of split tiles, all segments) of a program."""
     begin = program * (split * steps) // programs
     end = (program + 1) * (split * steps) // programs
-    partial = gl.where(end > begin, (end - 1) // steps - begin // steps + 1, 0)
+    partial = min(split, 1) * ((end + steps - 1) // steps - begin // steps)
     return partial, partial + (tiles - split - program + programs - 1) // programs
 
 
 @gluon.jit
-def segment(number, partial, split, steps):
-    """(tile's index, first step, end) of this program's segment `number`."""
-    program, programs = gl.program_id(0), gl.num_programs(0)
+def segment(number, partial, split, steps, program, programs):
+    """(tile's index, first step, end) of a program's segment `number`."""
     begin = program * (split * steps) // programs
     end = (program + 1) * (split * steps) // programs
-    index = gl.where(number < partial, begin // steps + number, split + program + (number - partial) * programs)
-    first = gl.where(number < partial, max(begin - index * steps, 0), 0)
-    last = gl.where(number < partial, min(end - index * steps, steps), steps)
-    return index, first, last
+    index = begin // steps + number
+    first, last = max(begin - index * steps, 0), min(end - index * steps, steps)
+    whole = number >= partial
+    index = split + program + (number - partial) * programs if whole else index
+    return index, (0 if whole else first), (steps if whole else last)
+
+
+@gluon.jit
+def contributors(index, split, steps, programs):
+    """(first, last) of the programs that have a piece of split tile `index`."""
+    total = split * steps
+    return ((index * steps + 1) * programs - 1) // total, ((index + 1) * steps * programs - 1) // total
 
 
 @gluon.jit
@@ -74,9 +80,7 @@ def combine(
     A program has two slots: one for the tile its piece ends in, one for the tile it begins in the middle of.
     """
     program, programs = gl.program_id(0), gl.num_programs(0)
-    total = split * steps
-    first = ((index * steps + 1) * programs - 1) // total
-    last = ((index + 1) * steps * programs - 1) // total
+    first, last = contributors(index, split, steps, programs)
     mine = 2 * program + (program == first).to(gl.int32)
     gl.store(slot(work_ptr, mine, SHAPE, LAYOUT), sums)
     barrier()
