@@ -185,7 +185,7 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split"])
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
     unit, m, n, steps, split,

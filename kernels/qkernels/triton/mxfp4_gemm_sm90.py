@@ -176,7 +176,7 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split"])
 def mxfp4_gemm_sm90_kernel(
     x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr, gain, m, n, steps, split,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr,
