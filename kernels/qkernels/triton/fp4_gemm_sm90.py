@@ -37,15 +37,15 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
-from qkernels.triton.stream_k import combine, divide, pieces, place, processors, segment, workspace
+from qkernels.triton.stream_k import combine, divide, following, place, processors, segment, segments, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @gluon.jit
-def load(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A step's units -> (words and factors of one half of K, of the other), for `decode`.
+def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
 
     Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
     the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
@@ -67,24 +67,14 @@ def load(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: 
         dtype=gl.int32, is_pure=True, pack=1,
     )  # fmt: skip
     factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
-    factors = factors.broadcast_to([T, 8, 4, 4])
-    words0, words1 = words.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
-    factors0, factors1 = factors.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
-    return words0, factors0, words1, factors1
-
-
-@gluon.jit
-def decode(words, factors, L: gl.constexpr):
-    """Words and factors T g t e -> bf16 [16 * T, 32], wgmma's first operand."""
-    T: gl.constexpr = L[0]
     v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
-        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
+        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
         dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
                gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
     )  # fmt: skip
     even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
     odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
-    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 32])  # T s g, e h t j
+    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
     return gl.convert_layout(w, L[6], assert_trivial=True)
 
 
@@ -98,72 +88,66 @@ def reciprocal(x):
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, parts,
     U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    partial, count = pieces(across * down, split, steps, program, programs)
+    whole, count, rest = segments(across * down, parts, program, programs)
     stage = 0
     phase = 1
     for number in range(count):
-        index, first, end = segment(number, partial, split, steps, program, programs)
+        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(first, end):
+        for i in range(2 * first, 2 * end):
             mbarrier.wait(empty.index(stage), phase)
             mbarrier.expect(full.index(stage), BM * 128 + T * (512 + 32 * U))
             tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
             tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
             tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
-            stage += 1
-            phase = gl.where(stage == S, phase ^ 1, phase)
-            stage = gl.where(stage == S, 0, stage)
+            stage, phase = following(stage, phase, S)
 
 
 @gluon.jit
 def multiply(
     x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split,
+    unit, m, n, steps, parts,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
-    """The consumer warps: all segments."""
+    """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    partial, count = pieces(across * down, split, steps, program, programs)
+    whole, count, rest = segments(across * down, parts, program, programs)
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, partial, split, steps, program, programs)
+        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-        last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[6])
+        last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[6])
         for i in range(first, end):
             mbarrier.wait(full.index(stage), phase)
-            words0, factors0, words1, factors1 = load(words.index(stage), scales.index(stage), base, STEP, U, L)
-            a0 = decode(words0, factors0, L)
-            b = x.index(stage)
-            sums = warpgroup_mma(a0, b.slice(0, 32, dim=1).permute([1, 0]), sums, is_async=True)
-            # the second half is decoded when the one before it, with the same registers, has been multiplied
-            sums, last, words1, factors1 = warpgroup_mma_wait(1, deps=[sums, last, words1, factors1])
+            a0 = decode(words.index(stage), scales.index(stage), base, STEP, U, L)
+            sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
+            sums, last = warpgroup_mma_wait(1, deps=[sums, last])
             mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-            a1 = decode(words1, factors1, L)
-            sums = warpgroup_mma(a1, b.slice(32, 32, dim=1).permute([1, 0]), sums, is_async=True)
+            other, other_phase = following(stage, phase, S)
+            mbarrier.wait(full.index(other), other_phase)
+            a1 = decode(words.index(other), scales.index(other), base, STEP, U, L)
+            sums = warpgroup_mma(a1, x.index(other).permute([1, 0]), sums, is_async=True)
             sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+            mbarrier.arrive(empty.index(stage), count=1)
             last = a1
-            stage += 1
-            phase = gl.where(stage == S, phase ^ 1, phase)
-            stage = gl.where(stage == S, 0, stage)
+            stage, phase = following(other, other_phase, S)
         sums, last = warpgroup_mma_wait(0, deps=[sums, last])
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
-            sums, complete = combine(
-                sums, work_ptr, counter_ptr, index, split, steps, [T * 16, BM], MMA
-            )
+            sums, complete = combine(sums, work_ptr, counter_ptr, rest, parts, WARPS)
         if complete:
             # one after the other: the product of two global scales may leave the numbers where the result does not
             result = sums * unit
@@ -185,12 +169,12 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "parts"])
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split,
+    unit, m, n, steps, parts,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
@@ -207,8 +191,8 @@ def fp4_gemm_sm90_kernel(
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     gl.warp_specialize([
         (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                    counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, GROUP, MMA)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, U, T, BM, S, GROUP)),
+                    counter_ptr, unit, m, n, steps, parts, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, parts, U, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 
@@ -247,7 +231,7 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, saved: int = 8, least: int = 4,
+    tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, most: int = 4, cost: int = 6000,
     resident: int = 1,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
@@ -267,17 +251,20 @@ def fp4_gemm_sm90(
     held, mma = layouts(tiles, u, rows, warps)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
-    columns = tiles * ROWS
-    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, resident * processors(x.device), saved, least)
+    columns, steps = tiles * ROWS, (chunks + 1) // 2
+    plan = divide(
+        triton.cdiv(m, rows) * triton.cdiv(w.n, columns), steps, resident * processors(x.device),
+        rows * columns // 16, most, cost,
+    )  # fmt: skip
     with torch.cuda.device(x.device):
-        work, counters = workspace(x.device, 2 * plan.programs * rows * columns if plan.split else 0)
+        work, counters = workspace(x.device, plan.programs * rows * columns if plan.parts > 1 else 0)
         fp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, chunks, plan.split,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma,
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.parts,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma, WARPS=warps,
             num_warps=warps, maxnreg=128 if resident == 2 else None,
         )  # fmt: skip
     return out

@@ -1,13 +1,15 @@
-"""Which program of a persistent product computes what, and how pieces of one tile are summed.
+"""Which program of a persistent product computes what, and how parts of one tile are summed.
 
-`programs` programs, one on each SM, share `tiles` output tiles of `steps` steps of K. Tiles that do not fill a wave are
-split along K (stream-K): the first `split` tiles are one row of split * steps steps, of which each program takes an
-equal, contiguous piece; the rest are computed whole, one wave after the other. A tile that lies in several pieces is
-summed by whichever program finishes last: each writes its fp32 sums to a workspace and counts itself, and the last one
-adds all of them in the order of K. So sums have a fixed order, nobody waits for another program, and it does not matter
-which programs run at once, or in what order.
+One program runs on each SM. Output tiles are computed whole, a wave after the other, by programs that are at the same
+K: what they share is read from memory once. The tiles left for a last wave that would not fill the GPU are split along
+K instead, each into `parts` equal ranges. Each program writes its fp32 sums to a workspace and counts itself, and the
+one that finishes last adds all of them in the order of K. So sums have a fixed order, nobody waits for another
+program, and it does not matter which programs run at once, or in what order.
 
 The last one sets the counter back to zero: a workspace serves one launch after the other on its stream.
+
+Measured (H200): sharing the last tiles evenly among all programs (stream-K), so that each has its own K, is 13% slower
+at M = 4096 than not splitting them: reads no longer meet in the L2 cache.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from triton.experimental.gluon import language as gl
 
 from qkernels.triton.gluon_names import barrier
 
-_COUNTERS = 512  # of a launch: at least the tiles that are split, fewer than two a processor
+_COUNTERS = 256  # of a launch: at least half the processors
 _STREAMS = 1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
 
 
@@ -36,85 +38,76 @@ def place(index, across, down, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def pieces(tiles, split, steps, program, programs):
-    """(segments that are pieces of split tiles, all segments) of a program."""
-    begin = program * (split * steps) // programs
-    end = (program + 1) * (split * steps) // programs
-    partial = min(split, 1) * ((end + steps - 1) // steps - begin // steps)
-    return partial, partial + (tiles - split - program + programs - 1) // programs
+def segments(tiles, parts, program, programs):
+    """(tiles that a program computes whole before the last wave, all its tiles, tiles of the last wave)."""
+    whole = (tiles - 1) // programs
+    rest = tiles - whole * programs
+    return whole, whole + (program < rest * parts), rest
 
 
 @gluon.jit
-def segment(number, partial, split, steps, program, programs):
-    """(tile's index, first step, end) of a program's segment `number`."""
-    begin = program * (split * steps) // programs
-    end = (program + 1) * (split * steps) // programs
-    index = begin // steps + number
-    first, last = max(begin - index * steps, 0), min(end - index * steps, steps)
-    whole = number >= partial
-    index = split + program + (number - partial) * programs if whole else index
-    return index, (0 if whole else first), (steps if whole else last)
+def segment(number, whole, rest, parts, steps, program, programs):
+    """(tile's index, first step, end) of a program's tile `number`."""
+    last = number >= whole
+    part = program // rest if last else 0
+    index = whole * programs + program % rest if last else number * programs + program
+    return index, part * steps // parts, ((part + 1) * steps // parts if last else steps)
 
 
 @gluon.jit
-def contributors(index, split, steps, programs):
-    """(first, last) of the programs that have a piece of split tile `index`."""
-    total = split * steps
-    return ((index * steps + 1) * programs - 1) // total, ((index + 1) * steps * programs - 1) // total
+def following(stage, phase, STAGES: gl.constexpr):
+    """The stage after this one in the ring, and its phase."""
+    wraps = stage == STAGES - 1
+    return gl.where(wraps, 0, stage + 1), gl.where(wraps, phase ^ 1, phase)
 
 
 @gluon.jit
-def slot(pointer, number, SHAPE: gl.constexpr, LAYOUT: gl.constexpr):
-    """Where a program's sums of a tile lie: pointers [SHAPE]."""
-    rows = gl.arange(0, SHAPE[0], gl.SliceLayout(1, LAYOUT)).expand_dims(1)
-    columns = gl.arange(0, SHAPE[1], gl.SliceLayout(0, LAYOUT)).expand_dims(0)
-    return pointer + number * (SHAPE[0] * SHAPE[1]) + (rows * SHAPE[1] + columns)
+def combine(sums, work_ptr, counter_ptr, rest, parts, WARPS: gl.constexpr):
+    """(sums of all parts of this program's last tile, whether this program is the one to write them).
 
-
-@gluon.jit
-def combine(
-    sums, work_ptr, counter_ptr, index, split, steps, SHAPE: gl.constexpr, LAYOUT: gl.constexpr
-):  # fmt: skip
-    """(sums of all pieces of tile `index`, whether this program is the one to write them).
-
-    A program has two slots: one for the tile its piece ends in, one for the tile it begins in the middle of.
+    Sums lie in the workspace in the order of registers, 16 bytes of a thread beside those of the next.
     """
-    program, programs = gl.program_id(0), gl.num_programs(0)
-    first, last = contributors(index, split, steps, programs)
-    mine = 2 * program + (program == first).to(gl.int32)
-    gl.store(slot(work_ptr, mine, SHAPE, LAYOUT), sums)
+    program = gl.program_id(0)
+    tile = program % rest
+    M: gl.constexpr = sums.shape[0]
+    N: gl.constexpr = sums.shape[1]
+    split: gl.constexpr = [M // (16 * WARPS), WARPS, 2, 8, N // 8, 4, 2]
+    flat = sums.reshape(split).permute(0, 4, 1, 3, 5, 2, 6).reshape([M * N])
+    offsets = gl.arange(0, M * N, flat.type.layout)
+    gl.store(work_ptr + program * (M * N) + offsets, flat)
     barrier()
-    counter = counter_ptr + index
-    finished = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == last - first
-    if finished:
-        gl.store(counter, 0)
-        if last - first == 1:  # the order of two does not matter
-            other = first + last - program
-            other = 2 * other + (other == first).to(gl.int32)
-            sums += gl.load(slot(work_ptr, other, SHAPE, LAYOUT), cache_modifier=".cg")
+    done = gl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu") == parts - 1
+    if done:
+        gl.store(counter_ptr + tile, 0)
+        if parts == 2:  # the order of two does not matter
+            other = program + rest if program < rest else program - rest
+            flat += gl.load(work_ptr + other * (M * N) + offsets, cache_modifier=".cg")
         else:
-            sums = gl.load(slot(work_ptr, 2 * first + 1, SHAPE, LAYOUT), cache_modifier=".cg")
-            for each in range(first + 1, last + 1):
-                sums += gl.load(slot(work_ptr, 2 * each, SHAPE, LAYOUT), cache_modifier=".cg")
-    return sums, finished
+            flat = gl.load(work_ptr + tile * (M * N) + offsets, cache_modifier=".cg")
+            for part in range(1, parts):
+                flat += gl.load(work_ptr + (part * rest + tile) * (M * N) + offsets, cache_modifier=".cg")
+    turned: gl.constexpr = [split[0], split[4], split[1], split[3], split[5], split[2], split[6]]
+    sums = gl.convert_layout(
+        flat.reshape(turned).permute(0, 2, 5, 3, 1, 4, 6).reshape([M, N]), sums.type.layout, assert_trivial=True
+    )
+    return sums, done
 
 
 @dataclass(frozen=True)
 class Plan:
-    """programs of a launch and the number of tiles they split."""
+    """programs of a launch, and into how many parts the tiles of the last wave are split."""
 
     programs: int
-    split: int
+    parts: int
 
 
-def divide(tiles: int, steps: int, processors: int, saved: int, least: int = 4) -> Plan:
-    """How to share tiles. saved: steps that splitting must save, for it costs about that much; least: of a piece."""
-    waves, rest = divmod(tiles, processors)
-    if rest == 0 or (processors - rest) * steps < saved * processors:
-        return Plan(min(tiles, processors), 0)
-    if waves:
-        return Plan(processors, rest + processors)
-    return Plan(max(rest, min(processors, rest * steps // least)), rest)
+def divide(tiles: int, steps: int, processors: int, step_cycles: int, most: int = 4, cost: int = 6000) -> Plan:
+    """How to share tiles of `steps` steps that take `step_cycles` each. most: parts; cost: cycles, of each."""
+    rest = (tiles - 1) % processors + 1
+    parts = min(processors // rest, most, steps)
+    while parts > 1 and (steps - steps // parts) * step_cycles < cost * parts:
+        parts -= 1
+    return Plan(processors if tiles > processors else rest * parts, parts)
 
 
 @lru_cache
