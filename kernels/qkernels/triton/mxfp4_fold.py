@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
+import qbench
 from qkernels.codec import encode_e2m1 as encode_exactly
 from qkernels.codec import pack_e2m1
 from qkernels.format import MXFP4, Format
@@ -180,3 +183,25 @@ def mxfp4_fold(
             )  # fmt: skip
     fmt = _BY_RULE[rule]
     return Folded(FoldedRows(elements, factor, fmt.gain, hadamard), scale, misfits, fmt)
+
+
+def _rounded_and_folded(
+    x: NDArray[np.uint16], inverse: NDArray[np.uint16], factor: NDArray[np.uint16]
+) -> NDArray[np.uint8]:
+    """`ROUND_AND_FOLD` in numpy, bf16 as its bits: the same steps, each rounded to bf16."""
+
+    def wide(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+
+    def bf16(value: NDArray[np.float64]) -> NDArray[np.float64]:
+        return torch.from_numpy(value).to(torch.bfloat16).double().numpy()  # one rounding: values have few bits
+
+    v = bf16(wide(x).astype(np.float64) * wide(inverse))
+    size = np.fmin(np.abs(v), 6.0)
+    binade = np.exp2(np.floor(np.log2(np.maximum(size, 1.0))))
+    rounded = bf16(bf16(binade * 96 + size) - binade * 96)
+    folded = torch.from_numpy(np.copysign(rounded, v) * wide(factor)).to(torch.float8_e4m3fn)
+    return folded.view(torch.uint8).numpy()
+
+
+qbench.register_inline_asm(ROUND_AND_FOLD.value, _rounded_and_folded)
