@@ -37,7 +37,20 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
-from qkernels.triton.stream_k import combine, divide, following, place, processors, segment, segments, workspace
+from qkernels.triton.stream_k import (
+    IN_CACHE,
+    Plan,
+    Shape,
+    choose,
+    combine,
+    following,
+    piece,
+    place,
+    processors,
+    segment,
+    segments,
+    workspace,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,17 +101,19 @@ def reciprocal(x):
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, parts,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
     U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    whole, count, rest = segments(across * down, parts, program, programs)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
     stage = 0
     phase = 1
     for number in range(count):
-        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         for i in range(2 * first, 2 * end):
             mbarrier.wait(empty.index(stage), phase)
@@ -112,7 +127,7 @@ def fetch(
 @gluon.jit
 def multiply(
     x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, parts,
+    unit, m, n, steps, split, sharing,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
@@ -120,11 +135,17 @@ def multiply(
     T: gl.constexpr = L[0]
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    whole, count, rest = segments(across * down, parts, program, programs)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    if x_gs_ptr is not None:
+        x_inverse = reciprocal(gl.load(x_gs_ptr))
+    if gs_ptr is not None:
+        inverse = reciprocal(gl.load(gs_ptr))
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
@@ -147,17 +168,19 @@ def multiply(
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
-            sums, complete = combine(sums, work_ptr, counter_ptr, rest, parts, WARPS)
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
+            )
         if complete:
             # one after the other: the product of two global scales may leave the numbers where the result does not
             result = sums * unit
             if x_gs_ptr is not None:
-                result *= reciprocal(gl.load(x_gs_ptr))
+                result *= x_inverse
             if gs_ptr is not None:
-                result *= reciprocal(gl.load(gs_ptr))
-            begin = tile * (T * 16)
+                result *= inverse
+            column = tile * (T * 16)
             if bias_ptr is not None:
-                columns = begin + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+                columns = column + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
                 bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
                 result += bias.to(gl.float32).expand_dims(1)
             tma.store_wait(0)  # the tile before has left `out`
@@ -165,14 +188,14 @@ def multiply(
             out.permute([1, 0]).store(result.to(out.dtype))
             fence_async_shared()
             barrier()
-            tma_store(out_desc, [row * BM, begin], out)
+            tma_store(out_desc, [row * BM, column], out)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "parts"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, parts,
+    unit, m, n, steps, split, sharing,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
@@ -191,8 +214,8 @@ def fp4_gemm_sm90_kernel(
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     gl.warp_specialize([
         (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                    counter_ptr, unit, m, n, steps, parts, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, parts, U, T, BM, S, GROUP)),
+                    counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing, U, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 
@@ -229,14 +252,20 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
 
 
+SHAPES = (
+    Shape(tiles=8, rows=64, stages=6, warps=4, step_cycles=1600, part_cycles=1500, resident=2),
+    Shape(tiles=8, rows=128, stages=6, warps=8, step_cycles=1240, part_cycles=2500),
+    Shape(tiles=8, rows=256, stages=4, warps=8, step_cycles=2200, part_cycles=4000),
+)
+
+
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, most: int = 4, cost: int = 6000,
-    resident: int = 1,
+    shape: Shape | None = None, plan: Plan | None = None,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
-    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
     M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
     """
     if x.dtype != torch.bfloat16:
@@ -247,24 +276,25 @@ def fp4_gemm_sm90(
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    steps = (chunks + 1) // 2
+    shapes = SHAPES if shape is None else (shape,)
+    shape, best = choose(shapes, m, w.n, steps, processors(x.device), m * w.k <= IN_CACHE // 2)
+    plan = plan or best
     u = 2 if w.format.block == 16 else 1
-    held, mma = layouts(tiles, u, rows, warps)
+    rows, columns = shape.rows, shape.tiles * ROWS
+    held, mma = layouts(shape.tiles, u, rows, shape.warps)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
-    columns, steps = tiles * ROWS, (chunks + 1) // 2
-    plan = divide(
-        triton.cdiv(m, rows) * triton.cdiv(w.n, columns), steps, resident * processors(x.device),
-        rows * columns // 16, most, cost,
-    )  # fmt: skip
     with torch.cuda.device(x.device):
-        work, counters = workspace(x.device, plan.programs * rows * columns if plan.parts > 1 else 0)
+        work, counters = workspace(x.device, plan.workspace(rows * columns))
         fp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
-            TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
-            TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
-            TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.parts,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma, WARPS=warps,
-            num_warps=warps, maxnreg=128 if resident == 2 else None,
+            TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
+            TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
+            TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
+            plan.sharing, STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            GROUP=16, MMA=mma, WARPS=shape.warps, num_warps=shape.warps,
+            maxnreg=128 if shape.resident == 2 else None,
         )  # fmt: skip
     return out

@@ -30,7 +30,20 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
-from qkernels.triton.stream_k import combine, divide, following, place, processors, segment, segments, workspace
+from qkernels.triton.stream_k import (
+    IN_CACHE,
+    Plan,
+    Shape,
+    choose,
+    combine,
+    following,
+    piece,
+    place,
+    processors,
+    segment,
+    segments,
+    workspace,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,17 +100,19 @@ def keep(a):
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, parts,
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split, sharing,
     T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    whole, count, rest = segments(across * down, parts, program, programs)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
     stage = 0
     phase = 1
     for number in range(count):
-        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         for i in range(2 * first, 2 * end):
             mbarrier.wait(empty.index(stage), phase)
@@ -111,20 +126,28 @@ def fetch(
 @gluon.jit
 def multiply(
     x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, parts,
+    gain, m, n, steps, split, sharing,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
-    whole, count, rest = segments(across * down, parts, program, programs)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, whole, rest, parts, steps, program, programs)
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
+        # asked for here, needed at the end
+        columns = tile * (T * 16) + gl.arange(0, T * 16, LINE)
+        rows = row * BM + gl.arange(0, BM, LINE)
+        w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
+        x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
         last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
         for i in range(first, end):
@@ -148,14 +171,14 @@ def multiply(
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
-            sums, complete = combine(sums, work_ptr, counter_ptr, rest, parts, WARPS)
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
+            )
         if complete:
-            columns = tile * (T * 16) + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
-            rows = row * BM + gl.arange(0, BM, gl.SliceLayout(0, MMA))
-            w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
-            x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+            of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, MMA)).expand_dims(1)
+            of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, MMA)).expand_dims(0)
             # one after the other: the product of the two may leave the normal numbers where the result does not
-            result = sums * w_factor.expand_dims(1) * x_factor.expand_dims(0)
+            result = sums * of_columns * of_rows
             tma.store_wait(0)  # the tile before has left `out`
             barrier()
             out.permute([1, 0]).store(result.to(out.dtype))
@@ -165,9 +188,9 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "parts"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr, gain, m, n, steps, parts,
+    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr, gain, m, n, steps, split, sharing,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
@@ -188,8 +211,8 @@ def mxfp4_gemm_sm90_kernel(
     barrier()
     gl.warp_specialize([
         (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr,
-                    gain, m, n, steps, parts, L, BM, S, MMA, GROUP, WARPS)),
-        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, parts, T, BM, S, GROUP)),
+                    gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
+        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 
@@ -218,11 +241,17 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
     return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
 
 
+SHAPES = (
+    Shape(tiles=8, rows=64, stages=6, warps=8, step_cycles=1380, part_cycles=2000),
+    Shape(tiles=8, rows=128, stages=4, warps=8, step_cycles=1500, part_cycles=3500),
+    Shape(tiles=8, rows=256, stages=3, warps=8, step_cycles=2480, part_cycles=5000),
+)
+
+
 def mxfp4_gemm_sm90(
-    x: FoldedRows, w: FoldedWeights, *, tiles: int = 8, rows: int = 256, stages: int = 3, warps: int = 8,
-    group: int = 8, most: int = 4, cost: int = 6000,
-) -> Tensor:  # fmt: skip
-    """bf16 [M, N] = x [M, K] times w [N, K] transposed. M > 0, K a multiple of 32, N of 8."""
+    x: FoldedRows, w: FoldedWeights, *, shape: Shape | None = None, plan: Plan | None = None
+) -> Tensor:
+    """bf16 [M, N] = x [M, K] times w [N, K] transposed. M > 0, K a multiple of 32, N of 8. shape, plan: for tests."""
     m, k = x.elements.shape
     if k != w.k or x.hadamard != w.hadamard:
         raise ValueError(f"x has K = {k} and rotation {x.hadamard}, w has {w.k} and {w.hadamard}")
@@ -230,24 +259,25 @@ def mxfp4_gemm_sm90(
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     all_tiles, chunks = w.codes.shape[:2]
     out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
-    held, mma = layouts(tiles, rows, warps)
+    steps = (chunks + 1) // 2
+    shapes = SHAPES if shape is None else (shape,)
+    shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)
+    plan = plan or best
+    rows, columns = shape.rows, shape.tiles * ROWS
+    held, mma = layouts(shape.tiles, rows, shape.warps)
     eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
     words = w.codes.view(torch.int32).view(all_tiles, -1)
     spread = w.spread.view(torch.int32).view(all_tiles, -1)
-    columns, steps = tiles * ROWS, (chunks + 1) // 2
-    plan = divide(
-        triton.cdiv(m, rows) * triton.cdiv(w.n, columns), steps, processors(out.device), rows * columns // 16, most, cost
-    )
     with torch.cuda.device(out.device):
-        work, counters = workspace(out.device, plan.programs * rows * columns if plan.parts > 1 else 0)
+        work, counters = workspace(out.device, plan.workspace(rows * columns))
         mxfp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
-            TensorDescriptor.from_tensor(words, [tiles, 256], raw),
-            TensorDescriptor.from_tensor(spread, [tiles, 16], raw),
-            TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            x.factor, w.factor, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.parts,
-            L=held, BM=rows, S=stages, MMA=mma, GROUP=group, WARPS=warps, num_warps=warps,
+            TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
+            TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
+            TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            x.factor, w.factor, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split, plan.sharing,
+            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, num_warps=shape.warps,
         )  # fmt: skip
     return out
