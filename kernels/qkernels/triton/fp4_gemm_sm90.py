@@ -22,7 +22,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -215,7 +214,8 @@ def fp4_gemm_sm90_kernel(
     gl.warp_specialize([
         (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
                     counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing, U, T, BM, S, GROUP)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+                 U, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -190,7 +189,8 @@ def multiply(
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr, gain, m, n, steps, split, sharing,
+    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr,
+    gain, m, n, steps, split, sharing,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]

@@ -27,7 +27,9 @@ from qkernels.triton.gluon_names import barrier
 
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
 IN_CACHE = 16 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
-_STREAMS = 1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
+_STREAMS = (
+    1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
+)
 
 
 @gluon.jit
@@ -108,7 +110,9 @@ def combine(sums, work_ptr, counter_ptr, tile, split, sharing, steps, WARPS: gl.
                 flat += gl.load(work_ptr + 2 * each * (M * N) + offsets, cache_modifier=".cg")
     turned: gl.constexpr = [axes[0], axes[4], axes[1], axes[3], axes[5], axes[2], axes[6]]
     sums = gl.convert_layout(
-        flat.reshape(turned).permute(0, 2, 5, 3, 1, 4, 6).reshape([M, N]), sums.type.layout, assert_trivial=True
+        flat.reshape(turned).permute(0, 2, 5, 3, 1, 4, 6).reshape([M, N]),
+        sums.type.layout,
+        assert_trivial=True,
     )
     return sums, done
 
@@ -128,7 +132,14 @@ class Plan:
 
 
 def divide(
-    tiles: int, steps: int, processors: int, step_cycles: int, part_cycles: int, *, spread: bool, most: int = 4
+    tiles: int,
+    steps: int,
+    processors: int,
+    step_cycles: int,
+    part_cycles: int,
+    *,
+    spread: bool,
+    most: int = 4,
 ) -> Plan:
     """The quickest way to share tiles of `steps` steps that take `step_cycles` each.
 
