@@ -49,8 +49,9 @@ def test_codes_and_scales_are_those_of_a_correct_quantizer(m: int, k: int) -> No
     assert compare_quantized(mxfp4_fold(x).quantized(), x, MXFP4) is None
 
 
-def test_a_row_that_spans_too_much_is_counted_and_becomes_nan_alone() -> None:
-    x = spread(5, 64, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_that_spans_too_much_is_named_and_becomes_nan_alone(dtype: torch.dtype) -> None:
+    x = spread(5, 64, dtype)
     x[1, :32] *= 2.0**-10
     x[2, :32] = torch.randn(32, device=DEVICE).clamp(-1.9, 1.9) * 2.0**-25
     x[0, 3] = torch.nan

@@ -56,7 +56,7 @@ def test_tiles_of_the_last_wave_are_split_where_that_is_worth_it() -> None:
     assert shared(264, 64) == (132, 0, 1)
     assert shared(64, 64) == (128, 64, 128)
     assert shared(320, 64) == (132, 56, 112)
-    assert shared(320, 64, spread=True) == (132, 188, 132)
+    assert shared(212, 64, spread=True) == (132, 212, 132)
     assert shared(100, 64) == (100, 0, 1)
     assert shared(80, 64, spread=True) == (132, 80, 132)
     assert shared(64, 4) == (64, 0, 1)  # 4000 cycles would be saved, and 9000 spent

@@ -6,8 +6,12 @@ times 2^(6 - d), with d the distance of a block's scale byte to the largest of i
 a row has a block with d > 14 that is not zero, its `misfits` is true, its elements there are NaN, and so is every
 result of that row: a caller who finds one takes another path; nothing waits for the device here.
 
-A program holds a row in registers, so that its largest scale is known before anything is written. Bytes: 2 K read and
-1.03 K written for a row of bf16, floor 24 us for 4096 x 8192 (H200). Not measured yet.
+A program holds a row in registers, so that its largest scale is known before anything is written, and x is read once.
+bf16 without a rotation stays bf16: two elements in an instruction, each step exact but the one that rounds.
+
+SASS (sm_90, Triton 3.6), K = 8192: 456 instructions for 32 elements of a thread (14 each). Predicted 28 us for
+4096 x 8192. Measured (H200, torch 2.11, graph replay, L2 cold, bf16): 26.0 us (floor 23.6; mxfp4_quantize 31.8);
+1024 x 8192 8.7; 16 x 8192 2.6; 4096 x 28672 85.7 (floor 82.8).
 """
 
 from __future__ import annotations

@@ -26,10 +26,8 @@ from triton.experimental.gluon import language as gl
 from qkernels.triton.gluon_names import barrier
 
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
-IN_CACHE = 16 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
-_STREAMS = (
-    1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
-)
+IN_CACHE = 9 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
+_STREAMS = 1024  # and graphs, with counters of their own; those of later graphs are set to zero in each replay
 
 
 @gluon.jit
@@ -143,8 +141,9 @@ def divide(
 ) -> Plan:
     """The quickest way to share tiles of `steps` steps that take `step_cycles` each.
 
-    part_cycles: what each part of a split tile costs; a split costs that much once more. spread: what the products read
-    stays in the L2 cache, so parts need not be at the same K. most: parts that a tile is split into.
+    part_cycles: what each part of a split tile costs, written, waited for and read again. A split costs that much once
+    more; tiles shared evenly cost eight (H200), for most programs then have a part of two tiles. spread: what products
+    read stays in the L2 cache, so parts need not be at the same K. most: parts that a tile is split into.
     """
     waves, rest = divmod(tiles - 1, processors)
     rest += 1
@@ -157,7 +156,7 @@ def divide(
     split = rest + processors if waves else rest
     if spread and rest < processors and split * steps >= processors * 2:
         cycles = before - (tile if waves else 0) + -(-split * steps // processors) * step_cycles
-        plans.append(Plan(processors, split, processors, cycles + 5 * part_cycles))
+        plans.append(Plan(processors, split, processors, cycles + 8 * part_cycles))
     return min(plans, key=lambda plan: plan.cycles)
 
 
@@ -235,7 +234,7 @@ class Workspace:
 
 
 def _capture(stream: int) -> int:
-    """The number of the capture that is under way on a stream."""
+    """The number of the capture that is under way on a stream; torch does not tell it."""
     status, number = ctypes.c_int(), ctypes.c_uint64()
     ask = ctypes.CDLL("libcuda.so.1").cuStreamGetCaptureInfo_v2
     error = ask(ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number), None, None, None)
@@ -247,8 +246,17 @@ def _capture(stream: int) -> int:
 _WORKSPACES: dict[torch.device, Workspace] = {}
 
 
+@lru_cache
+def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.empty(1, dtype=torch.float32, device=device), torch.empty(
+        1, dtype=torch.int32, device=device
+    )
+
+
 def workspace(device: torch.device, floats: int) -> tuple[Tensor, Tensor]:
-    """fp32 [at least floats] and counters, int32, all zero: of this device and stream."""
+    """fp32 [at least floats] and counters, int32, all zero: of this device and stream. No floats, no counters."""
+    if not floats:
+        return _nothing(device)
     if device not in _WORKSPACES:
         _WORKSPACES[device] = Workspace(device)
     return _WORKSPACES[device].take(floats)
