@@ -150,19 +150,20 @@ def multiply(
         for i in range(r + (KPART + WK - r % WK) % WK, high - begin, WK):
             stage = i % S
             mbarrier.wait(full.index(stage), (i // S) & 1)
-            held = ()
-            for c in gl.static_range(C):
-                w = words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1])
-                f = scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2])
-                held += ((w, f),)
-            for c in gl.static_range(C):
-                w, f = held[c]
-                a = decode(w, f, base, DTYPE, STEP, U, L)
-                sums = warpgroup_mma(a, x.index(stage * C + c).permute([1, 0]), sums, is_async=True)
-                if c > 0:
-                    sums, last = warpgroup_mma_wait(1, deps=[sums, last])
-                last = a
-            sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+            if MODE < 2:
+                held = ()
+                for c in gl.static_range(C):
+                    w = words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1])
+                    f = scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2])
+                    held += ((w, f),)
+                for c in gl.static_range(C):
+                    w, f = held[c]
+                    a = decode(w, f, base, DTYPE, STEP, U, L)
+                    sums = warpgroup_mma(a, x.index(stage * C + c).permute([1, 0]), sums, is_async=True)
+                    if c > 0:
+                        sums, last = warpgroup_mma_wait(1, deps=[sums, last])
+                    last = a
+                sums, last = warpgroup_mma_wait(0, deps=[sums, last])
             mbarrier.arrive(empty.index(stage), count=1)
         if KPART > 0:
             slot: gl.constexpr = (KPART - 1) * WR + RPART
@@ -199,7 +200,7 @@ def multiply(
                     finish(total, out_ptr, bias_ptr, unit, x_gain, gain, m, n, stride_out, tile, BM, MMA)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "grains", "grain"])
+@gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grains", "grain"])
 def fp4_few_sm90_kernel(
     x_desc, w_desc, s_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, ws_ptr, count_ptr, unit, m, n, stride_out,
     steps, grains, grain,
@@ -274,6 +275,7 @@ class Few:
     stages: int = 6
     split: int = 1  # parts of K that a program takes
     programs: int = 132
+    per_sm: int = 1
 
 
 _WS: dict[object, tuple[Tensor, Tensor]] = {}
@@ -298,7 +300,7 @@ def plan(f, m, tiles, chunks):
     assert f.stages % f.wk == 0
     grain = steps // split if split else 1
     grains = items * (steps // grain)
-    programs = min(f.programs, grains)
+    programs = min(f.programs * f.per_sm, grains)
     return bm, steps, items, grain, grains, programs
 
 
@@ -323,6 +325,6 @@ def fp4_few_sm90(x: Tensor, w: Fragments, *, x_global_scale=None, bias=None, few
             out, w.base, x_global_scale, w.global_scale, bias, ws, count, w.unit, m, w.n, out.stride(0),
             steps, grains, grain,
             STEP=128 if kind == gl.float16 or w.format.scale == "e8m0" else 16, U=u, L=held, BM=bm, C=few.depth, S=few.stages,
-            WK=few.wk, WR=few.wr, MMA=mma, RED=gl.SwizzledSharedLayout(1, 1, 1, [1, 0]), X3=wide, XL=gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2), REGS=(232 if few.wk * few.wr < 3 else 152 if few.wk * few.wr == 3 else 112), PDL=pdl, MODE=mode, num_warps=4, launch_pdl=pdl,
+            WK=few.wk, WR=few.wr, MMA=mma, RED=gl.SwizzledSharedLayout(1, 1, 1, [1, 0]), X3=wide, XL=gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2), REGS=104 if few.per_sm == 2 else (232 if few.wk * few.wr < 3 else 152 if few.wk * few.wr == 3 else 112), PDL=pdl, MODE=mode, num_warps=4, launch_pdl=pdl, **({"maxnreg": 80} if few.per_sm == 2 else {}),
         )  # fmt: skip
     return out
