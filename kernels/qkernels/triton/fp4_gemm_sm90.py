@@ -10,8 +10,8 @@ ends, and neither Triton nor ptxas keeps others from writing it (a loop that car
 compiles to copies into registers that are being read). Here no operand of a product in flight crosses an iteration but
 `last`, and steps alternate between two sets. tests/compile checks the machine code for it.
 
-SASS (sm_90, Triton 3.6): 372 instructions for two steps of 64 weights a thread, 2.9 a weight; two warps a scheduler
-issue 744 in 1024 cycles. Predicted: MMA-bound, 700 TFLOP/s or more at M >= 1024 (H200). Not measured yet.
+SASS (sm_90, Triton 3.6): 499 instructions for two steps of 64 weights a thread, 3.9 a weight; two warps a scheduler
+issue 500 of 1024 cycles. Predicted: MMA-bound, 700 TFLOP/s or more at M >= 1024 (H200). Not measured yet.
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """
@@ -37,14 +37,15 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
+from qkernels.triton.stream_k import combine, divide, pieces, place, processors, segment, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @gluon.jit
-def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
+def load(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A step's units -> (words and factors of one half of K, of the other), for `decode`.
 
     Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
     the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
@@ -66,14 +67,24 @@ def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L
         dtype=gl.int32, is_pure=True, pack=1,
     )  # fmt: skip
     factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
+    factors = factors.broadcast_to([T, 8, 4, 4])
+    words0, words1 = words.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
+    factors0, factors1 = factors.reshape([T, 8, 4, 2, 2]).permute(0, 1, 2, 4, 3).split()
+    return words0, factors0, words1, factors1
+
+
+@gluon.jit
+def decode(words, factors, L: gl.constexpr):
+    """Words and factors T g t e -> bf16 [16 * T, 32], wgmma's first operand."""
+    T: gl.constexpr = L[0]
     v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
-        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
+        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors],
         dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
                gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
     )  # fmt: skip
     even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
     odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
-    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
+    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 32])  # T s g, e h t j
     return gl.convert_layout(w, L[6], assert_trivial=True)
 
 
@@ -87,73 +98,101 @@ def reciprocal(x):
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile,
-    U: gl.constexpr, S: gl.constexpr, BYTES: gl.constexpr,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """One warp: step i into stage i % S, when its consumers have left it."""
-    for i in range(steps):
-        stage = i % S
-        mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
-        mbarrier.expect(full.index(stage), BYTES)
-        tma_load(x_desc, [row, i * 64], full.index(stage), x.index(stage))
-        tma_load(w_desc, [tile, i * 128], full.index(stage), words.index(stage))
-        tma_load(s_desc, [tile, i * 8 * U], full.index(stage), scales.index(stage))
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
+    stage = 0
+    phase = 1
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(first, end):
+            mbarrier.wait(empty.index(stage), phase)
+            mbarrier.expect(full.index(stage), BM * 128 + T * (512 + 32 * U))
+            tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
+            tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
+            tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
 
 
 @gluon.jit
 def multiply(
-    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps, row, tile,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
-    """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
+    """The consumer warps: all segments."""
     T: gl.constexpr = L[0]
-    sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-    last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[6])
-    for i in range(0, steps, 2):
-        s0 = i % S
-        mbarrier.wait(full.index(s0), (i // S) & 1)
-        a0 = decode(words.index(s0), scales.index(s0), base, STEP, U, L)
-        sums = warpgroup_mma(a0, x.index(s0).permute([1, 0]), sums, is_async=True)
-        sums, last = warpgroup_mma_wait(1, deps=[sums, last])
-        mbarrier.arrive(empty.index((i + S - 1) % S), count=1, pred=i > 0)
-        s1 = (i + 1) % S
-        mbarrier.wait(full.index(s1), ((i + 1) // S) & 1)
-        a1 = decode(words.index(s1), scales.index(s1), base, STEP, U, L)
-        sums = warpgroup_mma(a1, x.index(s1).permute([1, 0]), sums, is_async=True)
-        sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
-        mbarrier.arrive(empty.index(s0), count=1)
-        last = a1
-    sums, last = warpgroup_mma_wait(0, deps=[sums, last])
-    # one after the other: the product of two global scales may leave the numbers where the result does not
-    result = sums * unit
-    if x_gs_ptr is not None:
-        result *= reciprocal(gl.load(x_gs_ptr))
-    if gs_ptr is not None:
-        result *= reciprocal(gl.load(gs_ptr))
-    if bias_ptr is not None:
-        columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
-        result += gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32).expand_dims(1)
-    out.permute([1, 0]).store(result.to(out.dtype))
-    fence_async_shared()
-    barrier()
-    tma_store(out_desc, [row, tile * 16], out)
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
+    stage = 0
+    phase = 0
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        gl.assume(end > first)
+        sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+        last = gl.full([T * 16, 32], 0.0, gl.bfloat16, layout=L[6])
+        for i in range(first, end):
+            mbarrier.wait(full.index(stage), phase)
+            words0, factors0, words1, factors1 = load(words.index(stage), scales.index(stage), base, STEP, U, L)
+            a0 = decode(words0, factors0, L)
+            b = x.index(stage)
+            sums = warpgroup_mma(a0, b.slice(0, 32, dim=1).permute([1, 0]), sums, is_async=True)
+            # the second half is decoded when the one before it, with the same registers, has been multiplied
+            sums, last, words1, factors1 = warpgroup_mma_wait(1, deps=[sums, last, words1, factors1])
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            a1 = decode(words1, factors1, L)
+            sums = warpgroup_mma(a1, b.slice(32, 32, dim=1).permute([1, 0]), sums, is_async=True)
+            sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+            last = a1
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
+        sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+        mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
+        if end - first < steps:
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index, split, steps, [T * 16, BM], MMA
+            )
+        if complete:
+            # one after the other: the product of two global scales may leave the numbers where the result does not
+            result = sums * unit
+            if x_gs_ptr is not None:
+                result *= reciprocal(gl.load(x_gs_ptr))
+            if gs_ptr is not None:
+                result *= reciprocal(gl.load(gs_ptr))
+            begin = tile * (T * 16)
+            if bias_ptr is not None:
+                columns = begin + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+                bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
+                result += bias.to(gl.float32).expand_dims(1)
+            tma.store_wait(0)  # the tile before has left `out`
+            barrier()
+            out.permute([1, 0]).store(result.to(out.dtype))
+            fence_async_shared()
+            barrier()
+            tma_store(out_desc, [row * BM, begin], out)
     tma.store_wait(0)
 
 
 @gluon.jit
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, unit, m, n, steps,
-    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
-    GROUP: gl.constexpr,
+    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
-    # GROUP tiles of w's rows under all of x's: programs that run together share both in the L2 cache
-    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
-    program = gl.program_id(0)
-    first = program // (GROUP * down) * GROUP
-    height = min(across - first, GROUP)
-    tile = (first + program % (GROUP * down) % height) * T
-    row = program % (GROUP * down) // height * BM
     x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
     scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
@@ -166,17 +205,17 @@ def fp4_gemm_sm90_kernel(
     fence_async_shared()
     barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
-    BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
     gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, unit, n, steps,
-                    row, tile, STEP, U, L, BM, S, MMA)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, steps, row, tile, U, S, BYTES)),
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                    counter_ptr, unit, m, n, steps, split, STEP, U, L, BM, S, GROUP, MMA)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, U, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 
 @lru_cache
 def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
     """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+    spread = warps.bit_length() - 1
 
     def unit(rank: int, axis: int, value: int) -> list[int]:
         return [value if each == axis else 0 for each in range(rank)]
@@ -184,7 +223,6 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
         rank = len(shape)
         held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
-        spread = warps.bit_length() - 1
         return gl.DistributedLinearLayout(
             reg_bases=registers + held[spread:],
             lane_bases=lanes,
@@ -201,7 +239,7 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     steps = [unit(5, 4, 1), unit(5, 3, 1)] if u == 2 else [unit(5, 4, 1), unit(5, 4, 2)]
     factors = linear(steps, [[0] * 5, [0] * 5, unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
                      [t, 8, 1, u, 4 // u])  # fmt: skip
-    still = [[0]] * (warps.bit_length() - 1)
+    still = [[0]] * spread
     step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
     mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
     return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
@@ -209,7 +247,8 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    tiles: int = 16, rows: int = 128, stages: int = 4, warps: int = 8, group: int = 8,
+    tiles: int = 8, rows: int = 256, stages: int = 4, warps: int = 8, group: int = 8, saved: int = 8, least: int = 4,
+    resident: int = 1,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
@@ -228,14 +267,17 @@ def fp4_gemm_sm90(
     held, mma = layouts(tiles, u, rows, warps)
     wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    columns = tiles * ROWS
+    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, resident * processors(x.device), saved, least)
     with torch.cuda.device(x.device):
-        fp4_gemm_sm90_kernel[(triton.cdiv(m, rows) * triton.cdiv(w.n, tiles * ROWS),)](
+        work, counters = workspace(x.device, 2 * plan.programs * rows * columns if plan.split else 0)
+        fp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            w.base, x_global_scale, w.global_scale, bias, w.unit, m, w.n, chunks + chunks % 2,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, MMA=mma, GROUP=group,
-            num_warps=warps,
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, chunks, plan.split,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=stages, GROUP=group, MMA=mma,
+            num_warps=warps, maxnreg=128 if resident == 2 else None,
         )  # fmt: skip
     return out

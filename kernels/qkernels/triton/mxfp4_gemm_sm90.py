@@ -30,6 +30,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+from qkernels.triton.stream_k import combine, divide, pieces, place, processors, segment, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,25 +52,32 @@ lop3.b32 $1, s, 0x80808080, h, 0xEA;
 
 
 @gluon.jit
-def decode(codes_smem, spread_smem, L: gl.constexpr):
-    """A step's units -> E4M3 [16 * T, 128]. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
+def load(codes_smem, spread_smem, L: gl.constexpr):
+    """A step's units -> (codes and distances of one half of K, of the other), for `decode`.
+
+    Axes: T tile, c half (two 32s), g, t, e which of the two, s, b byte.
+    """
     T: gl.constexpr = L[0]
-    shape: gl.constexpr = [T, 2, 8, 4, 2, 2, 4]
-    codes = gl.convert_layout(codes_smem.load(L[1]).reshape(shape), L[3], assert_trivial=True)
+    codes = gl.convert_layout(codes_smem.load(L[1]).reshape([T, 2, 8, 4, 2, 2, 4]), L[3], assert_trivial=True)
     d = spread_smem.load(L[2]).to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
     d = gl.convert_layout(d, L[3], assert_trivial=True)
-    low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
-    high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
+    codes0, codes1 = codes.permute(0, 2, 3, 4, 5, 6, 1).split()
+    d0, d1 = d.broadcast_to([T, 2, 8, 4, 2, 2, 4]).permute(0, 2, 3, 4, 5, 6, 1).split()
+    return codes0, d0, codes1, d1
+
+
+@gluon.jit
+def decode(codes, d, L: gl.constexpr):
+    """Codes T g t e s b and distances -> E4M3 [16 * T, 64], wgmma's first operand. Stays where it is in the program."""
+    T: gl.constexpr = L[0]
+    low = 0x6C686000 - d * 0x08080800
+    high = 0x7C787470 - d * 0x08080808
     first, second = gl.inline_asm_elementwise(
-        DECODE_E4M3,
-        "=r,=r,r,r,r,r,r,r,r,r,r",
-        [codes, low, high],
-        dtype=(gl.uint8, gl.uint8),
-        is_pure=True,
-        pack=4,
-    )
-    w = gl.join(first, second)  # T c g t e s b upper
-    w = w.permute(0, 5, 2, 1, 4, 7, 3, 6).reshape([T * 16, 128]).to(gl.float8e4nv, bitcast=True)
+        DECODE_E4M3, "=r,=r,r,r,r,r,r,r,r,r,r", [codes, low, high],
+        dtype=(gl.uint8, gl.uint8), is_pure=False, pack=4,
+    )  # fmt: skip
+    w = gl.join(first, second)  # T g t e s b upper
+    w = w.permute(0, 4, 1, 3, 6, 2, 5).reshape([T * 16, 64]).to(gl.float8e4nv, bitcast=True)
     return gl.convert_layout(w, L[4], assert_trivial=True)
 
 
@@ -86,83 +94,94 @@ def keep(a):
 
 @gluon.jit
 def fetch(
-    x_desc,
-    w_desc,
-    d_desc,
-    x,
-    codes,
-    spread,
-    full,
-    empty,
-    steps,
-    row,
-    tile,
-    S: gl.constexpr,
-    BYTES: gl.constexpr,
-):
-    """One warp: step i into stage i % S, when its consumers have left it."""
-    for i in range(steps):
-        stage = i % S
-        mbarrier.wait(empty.index(stage), ((i // S) & 1) ^ 1)
-        mbarrier.expect(full.index(stage), BYTES)
-        tma_load(x_desc, [row, i * 128], full.index(stage), x.index(stage))
-        tma_load(w_desc, [tile, i * 256], full.index(stage), codes.index(stage))
-        tma_load(d_desc, [tile, i * 16], full.index(stage), spread.index(stage))
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split,
+    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
+    stage = 0
+    phase = 1
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(first, end):
+            mbarrier.wait(empty.index(stage), phase)
+            mbarrier.expect(full.index(stage), BM * 128 + T * (1024 + 64))
+            tma_load(x_desc, [row * BM, i * 128], full.index(stage), x.index(stage))
+            tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
+            tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
 
 
 @gluon.jit
 def multiply(
-    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps, row, tile,
-    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr,
+    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr,
+    gain, m, n, steps, split,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """Eight warps: decode a step, start its product, wait for the one before, free that one's stage. steps is even."""
+    """The consumer warps: all segments."""
     T: gl.constexpr = L[0]
-    gl.assume(steps > 0)
-    sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-    last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
-    for i in range(0, steps, 2):
-        s0 = i % S
-        mbarrier.wait(full.index(s0), (i // S) & 1)
-        a0 = decode(codes.index(s0), spread.index(s0), L)
-        sums = warpgroup_mma(a0, x.index(s0).permute([1, 0]), sums, is_async=True)
-        sums = warpgroup_mma_wait(1, deps=[sums])
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    partial, count = pieces(across * down, split, steps, program, programs)
+    stage = 0
+    phase = 0
+    for number in range(count):
+        index, first, end = segment(number, partial, split, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        gl.assume(end > first)
+        sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+        last = gl.full([T * 16, 64], 0.0, gl.float8e4nv, layout=L[4])
+        for i in range(first, end):
+            mbarrier.wait(full.index(stage), phase)
+            codes0, d0, codes1, d1 = load(codes.index(stage), spread.index(stage), L)
+            a0 = decode(codes0, d0, L)
+            b = x.index(stage)
+            sums = warpgroup_mma(a0, b.slice(0, 64, dim=1).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(last)
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            # the second half is decoded when the one before it, with the same registers, has been multiplied
+            a1 = decode(codes1, d1, L)
+            sums = warpgroup_mma(a1, b.slice(64, 64, dim=1).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(a0)
+            last = a1
+            stage += 1
+            phase = gl.where(stage == S, phase ^ 1, phase)
+            stage = gl.where(stage == S, 0, stage)
+        sums = warpgroup_mma_wait(0, deps=[sums])
         keep(last)
-        mbarrier.arrive(empty.index((i + S - 1) % S), count=1, pred=i > 0)
-        s1 = (i + 1) % S
-        mbarrier.wait(full.index(s1), ((i + 1) // S) & 1)
-        a1 = decode(codes.index(s1), spread.index(s1), L)
-        sums = warpgroup_mma(a1, x.index(s1).permute([1, 0]), sums, is_async=True)
-        sums = warpgroup_mma_wait(1, deps=[sums])
-        keep(a0)
-        mbarrier.arrive(empty.index(s0), count=1)
-        last = a1
-    sums = warpgroup_mma_wait(0, deps=[sums])
-    keep(last)
-    columns = tile * 16 + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
-    rows = row + gl.arange(0, BM, gl.SliceLayout(0, MMA))
-    w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
-    x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
-    # one after the other: the product of the two factors may leave the normal numbers where the result does not
-    result = sums * w_factor.expand_dims(1) * x_factor.expand_dims(0)
-    out.permute([1, 0]).store(result.to(out.dtype))
-    fence_async_shared()
-    barrier()
-    tma_store(out_desc, [row, tile * 16], out)
+        mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
+        if end - first < steps:
+            sums, complete = combine(sums, work_ptr, counter_ptr, index, split, steps, [T * 16, BM], MMA)
+        if complete:
+            columns = tile * (T * 16) + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+            rows = row * BM + gl.arange(0, BM, gl.SliceLayout(0, MMA))
+            w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
+            x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+            # one after the other: the product of the two may leave the normal numbers where the result does not
+            result = sums * w_factor.expand_dims(1) * x_factor.expand_dims(0)
+            tma.store_wait(0)  # the tile before has left `out`
+            barrier()
+            out.permute([1, 0]).store(result.to(out.dtype))
+            fence_async_shared()
+            barrier()
+            tma_store(out_desc, [row * BM, tile * (T * 16)], out)
     tma.store_wait(0)
 
 
 @gluon.jit
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps,
+    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr, gain, m, n, steps, split,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
-    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
-    program = gl.program_id(0)
-    first = program // (GROUP * down) * GROUP
-    height = min(across - first, GROUP)
-    tile = (first + program % (GROUP * down) % height) * T
-    row = program % (GROUP * down) // height * BM
     x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
     spreads = gl.allocate_shared_memory(gl.int32, [S, T, 16], d_desc.layout)
@@ -178,11 +197,10 @@ def mxfp4_gemm_sm90_kernel(
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
     barrier()
-    BYTES: gl.constexpr = BM * 128 + T * (1024 + 64)
     gl.warp_specialize([
-        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, gain, m, n, steps, row,
-                    tile, L, BM, S, MMA)),
-        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, steps, row, tile, S, BYTES)),
+        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, work_ptr, counter_ptr,
+                    gain, m, n, steps, split, L, BM, S, MMA, GROUP)),
+        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
 
@@ -212,8 +230,8 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
 
 
 def mxfp4_gemm_sm90(
-    x: FoldedRows, w: FoldedWeights, *, tiles: int = 16, rows: int = 128, stages: int = 4, warps: int = 8,
-    group: int = 8,
+    x: FoldedRows, w: FoldedWeights, *, tiles: int = 8, rows: int = 256, stages: int = 3, warps: int = 8,
+    group: int = 8, saved: int = 8, least: int = 4,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x [M, K] times w [N, K] transposed. M > 0, K a multiple of 32, N of 8."""
     m, k = x.elements.shape
@@ -229,13 +247,16 @@ def mxfp4_gemm_sm90(
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
     words = w.codes.view(torch.int32).view(all_tiles, -1)
     spread = w.spread.view(torch.int32).view(all_tiles, -1)
+    columns = tiles * ROWS
+    plan = divide(triton.cdiv(m, rows) * triton.cdiv(w.n, columns), chunks, processors(out.device), saved, least)
     with torch.cuda.device(out.device):
-        mxfp4_gemm_sm90_kernel[(triton.cdiv(m, rows) * triton.cdiv(w.n, tiles * ROWS),)](
+        work, counters = workspace(out.device, 2 * plan.programs * rows * columns if plan.split else 0)
+        mxfp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
             TensorDescriptor.from_tensor(words, [tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [tiles, 16], raw),
             TensorDescriptor.from_tensor(out, [rows, tiles * ROWS], wide),
-            x.factor, w.factor, 1.0 / (x.gain * w.gain), m, w.n, chunks + chunks % 2,
+            x.factor, w.factor, work, counters, 1.0 / (x.gain * w.gain), m, w.n, chunks, plan.split,
             L=held, BM=rows, S=stages, MMA=mma, GROUP=group, num_warps=warps,
         )  # fmt: skip
     return out
