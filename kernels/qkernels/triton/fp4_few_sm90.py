@@ -5,7 +5,7 @@ With few rows a product is the reading of its weights, so everything here keeps 
 columns of x beside them, DEPTH units of 64 of K each. Warpgroups, WK for parts of K by WR for rows, turn codes into the
 register operand of wgmma; x is the other, of 8 to 128 rows, from shared memory. A warpgroup has stages of its own (WK
 divides the number of stages), so none waits for another until the sums of the WK are added, through shared memory and
-in one order. Programs are persistent; what does not fill a wave is split along K as stream_k says.
+in one order. Programs are persistent; what does not fill a wave is split along K (fp4_few_plan).
 
 Waits, measured on an H200: few large copies (seven to a stage took 1 us more than three), large stages (DEPTH 8 beats 4
 and 2 while it fits), and no more than 110 KB in flight for a matrix that is read in 10 us: with 200 KB the first stage
@@ -22,7 +22,6 @@ Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -39,18 +38,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, pieces, segment, share
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
 from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
-from qkernels.triton.stream_k import Plan, combine, divide, pieces, processors, segment, workspace
+from qkernels.triton.stream_k import processors, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_ROWS = 128
-_TILES = 4  # of 16 rows of w: what a warpgroup takes
-_SPLIT_STEPS = 32  # units of K whose time a split of K costs: two trips to the L2 cache
+COUNTERS = 512  # of those that stream_k.workspace gives
 
 
 @gluon.jit
@@ -77,7 +76,7 @@ def decode(words, scales, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.c
         dtype=gl.int32, is_pure=True, pack=1,
     )  # fmt: skip
     factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
-    if DTYPE == gl.float16:
+    if gl.float16 == DTYPE:
         v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
             DECODE_FP16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
             dtype=(gl.float16, gl.float16, gl.float16, gl.float16,
@@ -96,7 +95,9 @@ def decode(words, scales, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.c
 
 
 @gluon.jit
-def fetch_weights(w_desc, s_desc, words, scales, full, tile, chunk, stage, BYTES: gl.constexpr, U: gl.constexpr):
+def fetch_weights(
+    w_desc, s_desc, words, scales, full, tile, chunk, stage, BYTES: gl.constexpr, U: gl.constexpr
+):
     mbarrier.expect(full.index(stage), BYTES)
     tma_load(w_desc, [tile, chunk, 0], full.index(stage), words.index(stage))
     tma_load(s_desc, [tile, chunk * 8 * U], full.index(stage), scales.index(stage))
@@ -153,7 +154,9 @@ def multiply(
     gain = 1.0
     if gs_ptr is not None:
         gain = reciprocal(gl.load(gs_ptr))
-    begin = 0  # the segment's first turn
+    # The segment's first turn: zero, but not a constant. Constant propagation (Triton 3.6) would take that for the same
+    # in every iteration: in a warp-specialized region it does not see what is added to it.
+    begin = min(program, 0)
     for number in range(count):
         item, first, end = segment(number, partial, split, steps, program, programs)
         sums = gl.zeros([64, BM], gl.float32, layout=MMA)
@@ -162,15 +165,15 @@ def multiply(
             mbarrier.wait(full.index(stage), (turn // S) & 1)
             units = ()
             for c in gl.static_range(C):
-                units += ((
-                    words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1]),
-                    scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2]),
-                ),)  # fmt: skip
+                w = words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1])
+                scale = scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2])
+                units += ((w, scale),)  # type: ignore[assignment]
             for c in gl.static_range(C):
-                a = decode(units[c][0], units[c][1], base, x.dtype, STEP, U, L)
+                w, scale = units[c]
+                a = decode(w, scale, base, x.dtype, STEP, U, L)
                 sums = warpgroup_mma(a, x.index(stage * C + c).permute([1, 0]), sums, is_async=True)
                 if c > 0:
-                    sums, last = warpgroup_mma_wait(1, deps=[sums, last])  # noqa: F821
+                    sums, last = warpgroup_mma_wait(1, deps=[sums, last])  # type: ignore[has-type]  # noqa: F821
                 last = a
             sums, last = warpgroup_mma_wait(0, deps=[sums, last])
             mbarrier.arrive(empty.index(stage), count=1)
@@ -267,50 +270,14 @@ def fp4_few_sm90_kernel(
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Few:
-    """How a program works: wk * wr (2 or 4) warpgroups, of which wk share K and wr take 64 rows of w each; `stages`
-    (a multiple of wk) of `depth` units of 64 of K; `resident` programs (1 or 2) on a multiprocessor."""
-
-    wk: int
-    wr: int
-    depth: int
-    stages: int
-    resident: int = 1
-
-
-def choose(m: int, tiles: int, chunks: int, sms: int = 132) -> Few:
-    """By rows of x, tiles of 16 rows of w and chunks of 64 of K: the fastest of those measured on an H200."""
-    across = triton.cdiv(tiles, _TILES)
-    wave = 0.9 * sms <= across <= sms
-    waves = across >= 4 * sms
-    if m <= 16:
-        return Few(2, 1, 8, 4 if wave and chunks < 256 else 6) if wave or waves else Few(2, 1, 4, 4, 2)
-    if m <= 32:
-        return Few(1, 4, 4, 4) if waves else Few(2, 1, 8, 4)
-    if m <= 64:
-        return Few(1, 4, 4, 3) if waves else Few(2, 1, 4, 4) if wave else Few(1, 2, 4, 4)
-    return Few(2, 1, 2, 4) if wave else Few(1, 2, 2, 4)
-
-
-def share(few: Few, tiles: int, chunks: int, sms: int = 132) -> tuple[int, int, Plan]:
-    """(items of 64 * wr rows of w, steps of K, who computes which) for a matrix of w."""
-    items, steps = triton.cdiv(tiles, _TILES * few.wr), triton.cdiv(chunks, few.depth)
-    programs = sms * few.resident
-    parts = min(programs // items, steps)
-    if parts > 1 and items * parts >= 0.9 * programs:  # equal parts: each item is summed by as few as can be
-        return items, steps, Plan(items * parts, items)
-    return items, steps, divide(items, steps, programs, triton.cdiv(_SPLIT_STEPS, few.depth), 1)
-
-
 @lru_cache
 def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
     """`L` and `MMA` of the kernel: those of fp4_gemm_sm90 for a warpgroup, but units lie in three dimensions."""
-    held, mma = layouts(_TILES, u, bm, 4)
+    held, mma = layouts(TILES, u, bm, 4)
     lanes = [[0, 0, 1 << bit] for bit in range(2, 7)]
     words = gl.DistributedLinearLayout(
         reg_bases=[[0, 0, 1], [0, 0, 2]], lane_bases=lanes, warp_bases=[[1, 0, 0], [2, 0, 0]], block_bases=[],
-        shape=[_TILES, 1, 128],
+        shape=[TILES, 1, 128],
     )  # fmt: skip
     return (held[0], words, *held[2:]), mma
 
@@ -323,8 +290,8 @@ def fp4_few_sm90(
 
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
     early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
-    x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K not a multiple
-    of 64, are copied first. Raises ValueError or TypeError otherwise.
+    x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K that is no
+    multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
     """
     m = _check(x, w)
     out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
@@ -338,21 +305,21 @@ def fp4_few_sm90(
     half = x.dtype == torch.float16
     sms = processors(x.device)
     few = few or choose(m, tiles, chunks, sms)
-    items, steps, plan = share(few, tiles, chunks, sms)
     held, mma = few_layouts(u, bm)
     wide = [gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=rank) for rank in (2, 3)]
     raw = [gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=rank) for rank in (2, 3)]
     stride = x.stride(0) if m > 1 else chunks * COLUMNS
-    box = _TILES * few.wr
+    box = TILES * few.wr
     registers = 104 if few.resident == 2 else 232 if few.wk * few.wr == 2 else 112
     with torch.cuda.device(x.device):
+        plan = share(few, tiles, chunks, sms, COUNTERS)
         work, counters = workspace(x.device, 2 * plan.programs * few.wr * 64 * bm if plan.split else 0)
         fp4_few_sm90_kernel[(plan.programs,)](
             TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
             TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
             TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
-            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, out.stride(0), items,
-            steps, plan.split,
+            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, out.stride(0),
+            plan.items, plan.steps, plan.split,
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
             BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
             num_warps=4, launch_pdl=early, maxnreg=80 if few.resident == 2 else None,

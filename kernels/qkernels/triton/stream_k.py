@@ -23,7 +23,7 @@ from triton.experimental.gluon import language as gl
 
 from qkernels.triton.gluon_names import barrier
 
-_COUNTERS = 1056  # of a launch: at least four for each tile that is split, fewer than two tiles a processor
+_COUNTERS = 512  # of a launch: at least the tiles that are split, fewer than two a processor
 _STREAMS = 1024  # streams and graphs with counters of their own; later graphs set theirs to zero in each replay
 
 
