@@ -27,7 +27,7 @@ from qkernels.triton.gluon_names import barrier
 
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
 IN_CACHE = 9 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
-_STREAMS = 1024  # and graphs, with counters of their own; those of later graphs are set to zero in each replay
+_STREAMS = 1024  # and graphs, that have counters of their own; later graphs zero theirs in each replay
 
 
 @gluon.jit
