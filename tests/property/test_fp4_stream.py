@@ -19,8 +19,9 @@ from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_decode_rows import fp4_decode_rows
 from qkernels.triton.fp4_fragments import fragments
-from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
+from qkernels.triton.fp4_gemm_sm90 import SHAPES, fp4_gemm_sm90
 from qkernels.triton.fp4_stream import Stream, fp4_stream
+from qkernels.triton.stream_k import Shape, divide, processors
 
 if triton.knobs.runtime.interpret:
     repair()
@@ -132,14 +133,49 @@ def test_what_is_not_taken_is_named() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "tile", [{}, {"tiles": 8, "rows": 256}, {"tiles": 8, "rows": 64, "warps": 4}], ids=str
-)
+@pytest.mark.parametrize("shape", [None, *SHAPES], ids=str)
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 256, 128), (100, 264, 320), (300, 520, 4096), (128, 1000, 64)])
-def test_hoppers_product(m: int, n: int, k: int, fmt: Format, tile: dict[str, int]) -> None:
+def test_hoppers_product(m: int, n: int, k: int, fmt: Format, shape: Shape | None) -> None:
     x, w = normal(m, k).bfloat16(), quantize(normal(n, k, 1), fmt)
     f, bias = fragments(w), normal(1, n, 2)[0]
-    out = fp4_gemm_sm90(x, f, bias=bias, **tile)
+    out = fp4_gemm_sm90(x, f, bias=bias, shape=shape)
     assert judge(out, x, w, bias) is None
-    assert torch.equal(out, fp4_gemm_sm90(x, f, bias=bias, **tile))
+    assert torch.equal(out, fp4_gemm_sm90(x, f, bias=bias, shape=shape))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize(("m", "n", "k"), [(100, 264, 320), (300, 5128, 2048), (1300, 5128, 128)])
+def test_hoppers_product_however_tiles_are_split(m: int, n: int, k: int, spread: bool, shape: Shape) -> None:
+    x, w = normal(m, k).bfloat16(), quantize(normal(n, k, 1), NVFP4)
+    f = fragments(w)
+    tiles, there = -(-m // shape.rows) * -(-n // (16 * shape.tiles)), processors(x.device) * shape.resident
+    plan = divide(tiles, -(-k // 128), there, 1000, 0, spread=spread, most=1 if spread else 8)
+    out = fp4_gemm_sm90(x, f, shape=shape, plan=plan)
+    assert judge(out, x, w) is None
+    for _ in range(10):
+        assert torch.equal(out, fp4_gemm_sm90(x, f, shape=shape, plan=plan))
+
+
+@pytest.mark.gpu
+def test_launches_on_several_streams_and_in_graphs_do_not_meet() -> None:
+    x, f = normal(300, 2048).bfloat16(), fragments(quantize(normal(5128, 2048, 1), NVFP4))
+    expected = fp4_gemm_sm90(x, f, shape=SHAPES[-1])
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    outs, graphs = [], []
+    for _ in range(2):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outs += [fp4_gemm_sm90(x, f, shape=SHAPES[-1]) for _ in range(2)]
+        graphs.append(graph)
+    torch.cuda.synchronize()
+    for turn in range(30):
+        with torch.cuda.stream(streams[turn % 3]):
+            if turn % 3 < 2:
+                graphs[turn % 3].replay()
+            else:
+                outs.append(fp4_gemm_sm90(x, f, shape=SHAPES[-1]))
+    torch.cuda.synchronize()
+    assert all(torch.equal(out, expected) for out in outs)

@@ -36,7 +36,7 @@ def test_it_is_the_quantizers_output_folded(rule: str, hadamard: int | None, dty
     x = spread(4, 384, dtype)
     folded = mxfp4_fold(x, rule=rule, hadamard=hadamard)
     expected = fold_rows(mxfp4_quantize(x, rule=rule, hadamard=hadamard))
-    assert int(folded.misfits) == 0
+    assert not folded.misfits.any()
     assert torch.equal(folded.rows.elements.float(), expected.elements.float())
     assert torch.equal(folded.rows.factor[:-1], expected.factor[:-1])  # zeros have any factor
     assert folded.rows.gain == expected.gain
@@ -49,14 +49,21 @@ def test_codes_and_scales_are_those_of_a_correct_quantizer(m: int, k: int) -> No
     assert compare_quantized(mxfp4_fold(x).quantized(), x, MXFP4) is None
 
 
-def test_a_row_that_spans_too_much_is_counted_and_becomes_nan_alone() -> None:
-    x = spread(5, 64, torch.float32)
+@pytest.mark.parametrize("hadamard", [None, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_that_spans_too_much_is_rounded_and_named(dtype: torch.dtype, hadamard: int | None) -> None:
+    x = spread(6, 64, dtype)
     x[1, :32] *= 2.0**-10
-    x[2, :32] = torch.randn(32, device=DEVICE).clamp(-1.9, 1.9) * 2.0**-25
+    x[2, :32] *= 2.0**-18
+    x[3, :32] *= 2.0**-50
     x[0, 3] = torch.nan
-    folded = mxfp4_fold(x)
-    assert folded.rows.elements.float().isnan().any(1).tolist() == [True, False, True, False, False]
-    assert int(folded.misfits) == 2
+    folded = mxfp4_fold(x, hadamard=hadamard)
+    assert folded.misfits.tolist() == [True, False, True, True, False, False]
+    rounded = fold_rows(mxfp4_quantize(x, hadamard=hadamard), exact=False)
+    assert torch.equal(folded.rows.elements.float().nan_to_num(7), rounded.elements.float().nan_to_num(7))
+    assert torch.equal(folded.rows.factor, rounded.factor)
+    assert folded.rows.elements.float().isnan().any(1).tolist() == [True] + 5 * [False]
+    assert not folded.rows.elements[3, :32].float().any()
 
 
 def test_what_is_not_taken_is_named() -> None:
