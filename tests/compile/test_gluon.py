@@ -85,7 +85,7 @@ def test_product_of_folded_operands(shape: Shape, tmp_path: Path) -> None:
         "w_desc": descriptor("i32", shape.tiles, 256, RAW),
         "d_desc": descriptor("i32", shape.tiles, 16, RAW),
         "out_desc": descriptor("bf16", shape.rows, shape.tiles * 16, WIDE),
-        "x_factor_ptr": "*fp32", "w_factor_ptr": "*fp32", "gain": "fp32", **NUMBERS,
+        "x_factor_ptr": "*fp32", "w_factor_ptr": "*fp32", "bias_ptr": "*bf16", "gain": "fp32", **NUMBERS,
     }  # fmt: skip
     constants = {
         "L": held, "BM": shape.rows, "S": shape.stages, "MMA": mma, "GROUP": 16, "WARPS": shape.warps
