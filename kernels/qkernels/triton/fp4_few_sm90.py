@@ -25,7 +25,8 @@ Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph, weights not in the L
     8192 x 28672   34.2, 34.8                36.5, 37.1                58.7, 59.4
     57344 x 8192   65.4, 67.1                72.0, 73.4   85.2, 86.5   112.6, 115   178, 179
 
-Of the first, 11.3 us are the kernel without decoding or products, and 8.8 the memory's.
+Of the first, 11.3 us are the kernel without decoding or products, and 8.8 the memory's. These are times of a draft with
+the same loops and the same parts for each program (commit 519c948); this form of it has been compiled, not yet run.
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """
