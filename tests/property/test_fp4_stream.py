@@ -18,6 +18,8 @@ from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_decode_rows import fp4_decode_rows
+from qkernels.triton.fp4_few_plan import Few
+from qkernels.triton.fp4_few_sm90 import fp4_few_sm90
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.fp4_gemm_sm90 import SHAPES, fp4_gemm_sm90
 from qkernels.triton.fp4_stream import Stream, fp4_stream
@@ -130,6 +132,9 @@ def test_what_is_not_taken_is_named() -> None:
     ):
         with pytest.raises(kind, match=words):
             fp4_stream(x, w)
+        with pytest.raises(kind, match=words.replace("65", "129")):
+            fp4_few_sm90(normal(129, 64).bfloat16() if x.shape[0] == 65 else x, w)
+    assert fp4_few_sm90(normal(1, 64)[:0].bfloat16(), nvfp4).shape == (0, 16)
 
 
 @pytest.mark.gpu
@@ -179,3 +184,58 @@ def test_launches_on_several_streams_and_in_graphs_do_not_meet() -> None:
                 outs.append(fp4_gemm_sm90(x, f, shape=SHAPES[-1]))
     torch.cuda.synchronize()
     assert all(torch.equal(out, expected) for out in outs)
+
+
+FEW = [Few(2, 1, 8, 4), Few(2, 1, 4, 4, 2), Few(2, 2, 4, 6), Few(1, 2, 2, 4), Few(1, 4, 4, 3)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("few", [None, *FEW], ids=str)
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(1, 20000, 128), (5, 1000, 1056), (16, 33, 8192), (8, 10240, 2048), (2, 30000, 1024), (64, 10240, 512)],
+)
+def test_hoppers_product_of_few_rows(m: int, n: int, k: int, fmt: Format, few: Few | None) -> None:
+    if few and few.shared_memory(m) > 220_000:
+        m = 16
+    x, w, bias = normal(m, k).bfloat16(), quantize(normal(n, k, 1), fmt), normal(1, n, 2)[0]
+    f = fragments(w)
+    out = fp4_few_sm90(x, f, bias=bias, few=few)
+    assert judge(out, x, w, bias) is None
+    assert torch.equal(out, fp4_few_sm90(x, f, bias=bias, few=few, early=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("m", [1, 8, 9, 17, 33, 65, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_hoppers_product_of_any_few_rows(m: int, dtype: torch.dtype) -> None:
+    whole = torch.full((2 * m, 1100), torch.nan, device=DEVICE, dtype=dtype)
+    for start in (8, 3):  # 16-byte aligned, and not
+        x, w = whole[::2, start : start + 1040], quantize(normal(700, 1040, 1), NVFP4)
+        x.copy_(normal(m, 1040))
+        assert judge(fp4_few_sm90(x, fragments(w)), x, w) is None
+    w.scale[7, 2] = 0x7F
+    assert fp4_few_sm90(x, fragments(w)).isnan().nonzero()[:, 1].unique().tolist() == [7]
+
+
+@pytest.mark.gpu
+def test_hoppers_products_of_few_rows_on_several_streams_and_in_graphs() -> None:
+    f = fragments(quantize(normal(10240, 1024, 1), NVFP4))
+    xs = [normal(m, 1024, m).bfloat16() for m in (1, 9, 33, 64)]
+    expected = [fp4_few_sm90(x, f) for x in xs]
+    torch.cuda.synchronize()
+    streams, graphs, found = [torch.cuda.Stream() for _ in xs], [], []
+    for x in xs:
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1], stream=streams[0]):
+            found.append([fp4_few_sm90(x, f) for _ in range(4)])
+    for _ in range(20):
+        eager = []
+        for x, stream, graph in zip(xs, streams, graphs, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+                eager.append([fp4_few_sm90(x, f) for _ in range(4)])
+        torch.cuda.synchronize()
+        for outs, again, one in zip(found, eager, expected, strict=True):
+            assert all(torch.equal(each, one) for each in (*outs, *again))

@@ -15,7 +15,18 @@ waits for that kernel before it reads x or writes anything. Weights must not be 
 A product is never carried over an iteration and its registers are written again after its end (see fp4_gemm_sm90).
 
 SASS (sm_90, Triton 3.6), M <= 8: 650 instructions for 8 units, 20 for 8 weights a lane, of which decoding is 15: 7 on
-the ALU, 4 multiply-adds, 4 of two bf16.
+the ALU, 4 multiply-adds, 4 of two bf16. Predicted (N = K = 8192, M = 1, 16, 64): 12.5 to 13.5, 14 to 15 and 22 us.
+
+Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph, weights not in the L2 cache, NVFP4; `early`, without it):
+
+    N x K          M = 1        8            16           32           64           128
+    8192 x 8192    12.4, 13.4   12.3, 13.4   12.8, 13.9   14.5, 15.1   18.5, 19.2   28.0, 28.8
+    10240 x 8192   15.7, 17.0                16.7, 18.2                26.4, 28.4
+    8192 x 28672   34.2, 34.8                36.5, 37.1                58.7, 59.4
+    57344 x 8192   65.4, 67.1                72.0, 73.4   85.2, 86.5   112.6, 115   178, 179
+
+Of the first, 11.3 us are the kernel without decoding or products, and 8.8 the memory's. These are times of a draft with
+the same loops and the same parts for each program (commit 519c948); this form of it has been compiled, not yet run.
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """
@@ -38,7 +49,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, pieces, segment, share
+from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
 from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
@@ -96,52 +107,52 @@ def decode(words, scales, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.c
 
 @gluon.jit
 def fetch_weights(
-    w_desc, s_desc, words, scales, full, tile, chunk, stage, BYTES: gl.constexpr, U: gl.constexpr
-):
+    w_desc, s_desc, words, scales, full, begin, i, steps,
+    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr,
+):  # fmt: skip
+    """Step begin + i, the i-th of this program, and what its stage will hold."""
+    stage = i % S
+    tile = (begin + i) // steps * (4 * WR)
+    chunk = (begin + i) % steps * C
     mbarrier.expect(full.index(stage), BYTES)
     tma_load(w_desc, [tile, chunk, 0], full.index(stage), words.index(stage))
     tma_load(s_desc, [tile, chunk * 8 * U], full.index(stage), scales.index(stage))
 
 
 @gluon.jit
+def fetch_x(x_desc, x, full, begin, i, steps, C: gl.constexpr, S: gl.constexpr):
+    stage = i % S
+    tma_load(x_desc, [(begin + i) % steps * C, 0, 0], full.index(stage), x.index(stage))
+
+
+@gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, items, steps, split,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, begin, end, steps,
     BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
-    program, programs = gl.program_id(0), gl.num_programs(0)
-    partial, count = pieces(items, split, steps, program, programs)
-    item, first, end = segment(0, partial, split, steps, program, programs)
-    ahead = min(end - first, S)
-    for i in range(ahead):
-        fetch_weights(w_desc, s_desc, words, scales, full, item * (4 * WR), (first + i) * C, i, BYTES, U)
+    """One warp: all of the program's steps, each into the next stage when its consumers have left it."""
     if EARLY:
+        for i in range(min(end - begin, S)):
+            fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
         gdc_wait()
-    for i in range(ahead):
-        tma_load(x_desc, [(first + i) * C, 0, 0], full.index(i), x.index(i))
-    turn = ahead
-    for number in range(count):
-        item, first, end = segment(number, partial, split, steps, program, programs)
-        for i in range(first + gl.where(number == 0, ahead, 0), end):
-            stage = turn % S
-            mbarrier.wait(empty.index(stage), ((turn // S) & 1) ^ 1)
-            fetch_weights(w_desc, s_desc, words, scales, full, item * (4 * WR), i * C, stage, BYTES, U)
-            tma_load(x_desc, [i * C, 0, 0], full.index(stage), x.index(stage))
-            turn += 1
+        for i in range(min(end - begin, S)):
+            fetch_x(x_desc, x, full, begin, i, steps, C, S)
+    for i in range(S if EARLY else 0, end - begin):
+        mbarrier.wait(empty.index(i % S), ((i // S) & 1) ^ 1)
+        fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
+        fetch_x(x_desc, x, full, begin, i, steps, C, S)
 
 
 @gluon.jit
 def multiply(
     x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
-    work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
+    work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
     PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
     S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """A warpgroup: every WK-th step of all segments, 64 rows of w of each."""
+    """A warpgroup: every WK-th of the program's steps, 64 rows of w of each."""
     KPART: gl.constexpr = PART // WR
     RPART: gl.constexpr = PART % WR
-    program, programs = gl.program_id(0), gl.num_programs(0)
-    partial, count = pieces(items, split, steps, program, programs)
     if x.dtype == gl.float16:
         base = 0
     else:
@@ -154,13 +165,13 @@ def multiply(
     gain = 1.0
     if gs_ptr is not None:
         gain = reciprocal(gl.load(gs_ptr))
-    # The segment's first turn: zero, but not a constant. Constant propagation (Triton 3.6) would take that for the same
-    # in every iteration: in a warp-specialized region it does not see what is added to it.
-    begin = min(program, 0)
-    for number in range(count):
-        item, first, end = segment(number, partial, split, steps, program, programs)
+    first_item = begin // steps
+    for number in range((end - 1) // steps - first_item + 1):
+        item = first_item + number
+        low, high = max(begin, item * steps), min(end, (item + 1) * steps)
         sums = gl.zeros([64, BM], gl.float32, layout=MMA)
-        for turn in range(begin + (KPART + WK - begin % WK) % WK, begin + end - first, WK):
+        first = low - begin
+        for turn in range(first + (KPART + WK - first % WK) % WK, high - begin, WK):
             stage = turn % S
             mbarrier.wait(full.index(stage), (turn // S) & 1)
             units = ()
@@ -177,7 +188,6 @@ def multiply(
                 last = a
             sums, last = warpgroup_mma_wait(0, deps=[sums, last])
             mbarrier.arrive(empty.index(stage), count=1)
-        begin += end - first
         if KPART > 0:
             place: gl.constexpr = (KPART - 1) * WR + RPART
             mbarrier.wait(parts_empty.index(place), (number & 1) ^ 1)
@@ -191,10 +201,18 @@ def multiply(
                 barrier()
                 mbarrier.arrive(parts_empty.index(k * WR + RPART), count=1)
             complete = True
-            if end - first < steps:
-                work = work_ptr + RPART * (2 * 64 * BM) * programs
-                counter = counter_ptr + RPART * split
-                sums, complete = combine(sums, work, counter, item, split, steps, [64, BM], MMA)
+            if high - low < steps:
+                sums, complete = combine(
+                    sums,
+                    work_ptr + RPART * (64 * BM),
+                    counter_ptr + RPART,
+                    item,
+                    steps,
+                    grain,
+                    grains,
+                    WR,
+                    MMA,
+                )
             if complete:
                 # one after the other: the product of two global scales may leave the numbers where the result does not
                 result = sums * unit * x_gain * gain
@@ -209,16 +227,17 @@ def multiply(
 
 
 # stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
-@gluon.jit(do_not_specialize=["m", "n", "stride_out", "items", "steps", "split"])
+@gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
 def fp4_few_sm90_kernel(
     x_desc, w_desc, s_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n,
-    stride_out, items, steps, split,
+    stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
     BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, REGISTERS: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
+    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
     x = gl.allocate_shared_memory(x_desc.dtype, [S * C, BM, 64], X)
     x_stages = reinterpret(x, x_desc.dtype, [S, C, BM, 64], X_STAGE)
     words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], w_desc.layout)
@@ -243,29 +262,29 @@ def fp4_few_sm90_kernel(
     if WK * WR == 2:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, items, steps, split,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, EARLY)),
         ], [4, 1], [REGISTERS, 24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, items, steps, split,
-                        3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, items, steps, split,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, EARLY)),
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
 
@@ -313,13 +332,15 @@ def fp4_few_sm90(
     registers = 104 if few.resident == 2 else 232 if few.wk * few.wr == 2 else 112
     with torch.cuda.device(x.device):
         plan = share(few, tiles, chunks, sms, COUNTERS)
-        work, counters = workspace(x.device, 2 * plan.programs * few.wr * 64 * bm if plan.split else 0)
+        work, counters = workspace(
+            x.device, 2 * plan.programs * few.wr * 64 * bm if plan.grain < plan.steps else 0
+        )
         fp4_few_sm90_kernel[(plan.programs,)](
             TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
             TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
             TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
             out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, out.stride(0),
-            plan.items, plan.steps, plan.split,
+            plan.steps, plan.grain, plan.grains,
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
             BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
             num_warps=4, launch_pdl=early, maxnreg=80 if few.resident == 2 else None,

@@ -21,10 +21,16 @@ def product(
     x: Tensor, w: Fragments, x_global_scale: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """out_dtype [M, N] = x [M, K] times w [N, K] transposed, over both global scales, plus bias [N]."""
-    if x.shape[0] <= MAX_ROWS:
+    hopper = torch.cuda.get_device_capability(x.device)[0] == 9
+    few = x.shape[0] <= MAX_ROWS
+    if hopper and few:
+        from qkernels.triton.fp4_few_sm90 import fp4_few_sm90  # imports Gluon's names for Hopper
+
+        return fp4_few_sm90(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
+    if few:
         return fp4_stream(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
-    if takes_hopper(x, w, out_dtype):
-        from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90  # Gluon's names are Hopper's
+    if hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0:
+        from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
 
         return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)
     y = torch.mm(x, fp4_unpack(w, x.dtype).T, out_dtype=torch.float32) * w.unit
@@ -32,11 +38,6 @@ def product(
         if gs is not None:
             y /= gs
     return (y if bias is None else y + bias).to(out_dtype)
-
-
-def takes_hopper(x: Tensor, w: Fragments, out_dtype: torch.dtype) -> bool:
-    hopper = torch.cuda.get_device_capability(x.device)[0] == 9
-    return hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0
 
 
 def aligned(x: Tensor) -> Tensor:
