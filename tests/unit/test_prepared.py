@@ -219,3 +219,29 @@ def test_weights_report_their_bytes() -> None:
     assert folded.nbytes == 64 * 128 + 64 * 8 + 64 * 4
     assert isinstance(folded.weight, FoldedWeights)
     assert isinstance(prepare(w).weight, Fragments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("m", [1, 40, 200])
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_on_a_gpu_nothing_waits_and_graphs_and_compile_give_the_same(kind, options, m: int) -> None:
+    layer = kind.from_linear(linear(512, 264).cuda(), **{k: _cuda(v) for k, v in options.items()})
+    made, x = PreparedLinear(layer), normal(m, 512).cuda()
+    y = made(x)  # compiles the kernels
+    exact = reference.matmul(layer.quantize_input(x), layer.quantized_weight(), bias=layer.bias)
+    assert float((y.double() - exact).norm() / exact.norm()) < 4e-3
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert made(x) is not None
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        again = made(x)
+    graph.replay()
+    assert torch.equal(again, y)
+    assert torch.equal(torch.compile(made, fullgraph=True)(x), y)
+
+
+def _cuda(value):
+    return value.cuda() if isinstance(value, torch.Tensor) else value

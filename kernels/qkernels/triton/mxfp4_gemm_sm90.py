@@ -230,8 +230,8 @@ def mxfp4_gemm_sm90_kernel(
     fence_async_shared()
     barrier()
     gl.warp_specialize([
-        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-                    gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
+        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
         (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
