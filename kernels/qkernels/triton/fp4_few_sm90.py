@@ -17,16 +17,18 @@ A product is never carried over an iteration and its registers are written again
 SASS (sm_90, Triton 3.6), M <= 8: 650 instructions for 8 units, 20 for 8 weights a lane, of which decoding is 15: 7 on
 the ALU, 4 multiply-adds, 4 of two bf16. Predicted (N = K = 8192, M = 1, 16, 64): 12.5 to 13.5, 14 to 15 and 22 us.
 
-Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph, weights not in the L2 cache, NVFP4; `early`, without it):
+Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph, weights not in the L2 cache, NVFP4; `early`, without it;
+cuBLAS bf16 of the same run):
 
-    N x K          M = 1        8            16           32           64           128
-    8192 x 8192    12.4, 13.4   12.3, 13.4   12.8, 13.9   14.5, 15.1   18.5, 19.2   28.0, 28.8
-    10240 x 8192   15.7, 17.0                16.7, 18.2                26.4, 28.4
-    8192 x 28672   34.2, 34.8                36.5, 37.1                58.7, 59.4
-    57344 x 8192   65.4, 67.1                72.0, 73.4   85.2, 86.5   112.6, 115   178, 179
+    N x K         M = 1             16                32                64                128
+    8192 x 8192   12.4, 13.3; 34.4  12.8, 14.0; 33.8  14.4, 15.2; 34.5  18.4, 19.2; 35.4  27.9, 28.8; 36.4
+    10240 x 8192  15.6, 17.1; 45.1  16.7, 18.2; 46.9  20.0, 21.6; 48.6  27.2, 28.1; 42.3  42.5, 43.7; 46.7
+    8192 x 28672  34.2, 35.2; 115   36.3, 37.1; 118   42.6, 42.8; 120   58.1, 58.6; 127   89.9, 90.8; 126
+    57344 x 8192  65.2, 66.6; 225   70.8, 72.8; 242   84.6, 85.2; 240   112, 114; 236     176, 177; 251
+    4096 x 4096   6.5; 12.5         6.9; 12.9         8.6, 9.7; 13.1    11.1; 12.2
+    1024 x 8192   5.1; 9.8          5.9; 10.0         8.2, 9.4; 10.1    11.5; 10.6        20.3; 11.2
 
-Of the first, 11.3 us are the kernel without decoding or products, and 8.8 the memory's. These are times of a draft with
-the same loops and the same parts for each program (commit 519c948); this form of it has been compiled, not yet run.
+M = 2 to 8 are as M = 1. Of 12.4 us, 11.3 are the kernel without decoding or products, and 8.8 the memory's.
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """

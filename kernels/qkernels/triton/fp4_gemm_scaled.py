@@ -4,7 +4,7 @@ Codes and scale bytes go to `tl.dot_scaled` as they are stored: tcgen05.mma kind
 sm_103, mma.sync block_scale on sm_120; nothing is decoded. alpha, bias and one rounding follow in fp32.
 
 Compiled and read, checked in the repaired interpreter, never run: there was no such GPU. On sm_100 scales reach
-tensor memory by way of registers, for they are stored in rows; a layout of 128 x 4 would spare that. Tiles are those with which
+tensor memory by way of registers, for they are stored in rows; a layout of 128 x 4 would spare that. With these tiles
 Triton 3.6 to 3.9 keeps the block-scaled instruction and does not spill.
 
 Judged like fp4_gemm, within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.

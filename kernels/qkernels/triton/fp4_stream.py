@@ -107,6 +107,11 @@ mad.lo.u32 $0, t, $3, $4;
 """)
 
 
+def expected() -> qbench.Expectation:
+    """What the kernel must be compiled to: mma.sync everywhere, of words loaded 16 bytes at a time."""
+    return qbench.Expectation({"*": ("mma.sync",)}, load_bits={"*": 128})
+
+
 @triton.jit
 def factors_of(scales, base, STEP: tl.constexpr, U: tl.constexpr):
     """int32 [L, U] of scale words -> int32 [L, 4], the two rows' scales of each word of data."""

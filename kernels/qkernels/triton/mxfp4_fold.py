@@ -30,6 +30,7 @@ from qkernels.codec import encode_e2m1 as encode_exactly
 from qkernels.codec import pack_e2m1
 from qkernels.format import MXFP4, Format
 from qkernels.tensor import QTensor
+from qkernels.triton.expected import BEFORE_HOPPER
 from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.fp4_decode import decode_e2m1
 from qkernels.triton.launch import check_hadamard, check_matrix
@@ -38,6 +39,14 @@ from qkernels.triton.mxfp4_quantize import TAKES, shared_exponent
 
 _LONGEST = 32768
 _BY_RULE = {fmt.rule: fmt for fmt in TAKES}
+
+
+def expected() -> qbench.Expectation:
+    """What the kernel must be compiled to for bf16 that is not rotated. FP8 products of its rows are Hopper's."""
+    return qbench.Expectation(
+        {}, load_bits={"*": 128}, store_bits={"*": 128},
+        unsupported={BEFORE_HOPPER: "no conversion to E4M3 (sm_80), no product of two bf16 in one (sm_89)"},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,9 @@
 """Which kernel multiplies prepared weights: by the GPU, the rows of x and what each kernel takes.
 
-weights as Fragments, x in bf16 or fp16
-    up to 64 rows        fp4_stream, mma.sync, any GPU from sm_80
-    more, Hopper, bf16   fp4_gemm_sm90
-    else                 fp4_unpack to a workspace, and cuBLAS with fp32 output
-MXFP4 weights folded into E4M3, x folded likewise: mxfp4_gemm_sm90
+Hopper    up to 64 rows of x, to 128 where that is quicker    fp4_few_sm90
+          more, bf16                                          fp4_gemm_sm90
+others    up to 64 rows                                       fp4_stream: mma.sync, from sm_80 on
+else      fp4_unpack to a workspace, and cuBLAS with fp32 output
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qkernels.triton.fp4_few_plan import quicker
 from qkernels.triton.fp4_fragments import Fragments
 from qkernels.triton.fp4_stream import MAX_ROWS, fp4_stream
 from qkernels.triton.fp4_unpack import fp4_unpack
@@ -22,12 +22,11 @@ def product(
 ) -> Tensor:
     """out_dtype [M, N] = x [M, K] times w [N, K] transposed, over both global scales, plus bias [N]."""
     hopper = torch.cuda.get_device_capability(x.device)[0] == 9
-    few = x.shape[0] <= MAX_ROWS
-    if hopper and few:
+    if hopper and quicker(x.shape[0], *w.data.shape[:2]):
         from qkernels.triton.fp4_few_sm90 import fp4_few_sm90  # imports Gluon's names for Hopper
 
         return fp4_few_sm90(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
-    if few:
+    if x.shape[0] <= MAX_ROWS:
         return fp4_stream(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
     if hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0:
         from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
