@@ -12,7 +12,8 @@ _c = partial(Mutant, file="qkernels/triton/prepared_product.py")
 _few = partial(Mutant, file="qkernels/triton/fp4_few_plan.py")
 _k = partial(Mutant, file="qkernels/triton/stream_k.py")
 _ROWS = "_product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)"
-_LAST = "    return round_to(y if bias is None else y + bias, out_dtype)\n"
+_LAST = "            y = y / gs\n    return round_to(y if bias is None else y + bias, out_dtype)\n"
+_DIVIDED = "            y = y / gs\n"
 
 MUTANTS = (
     # --- products
@@ -98,18 +99,18 @@ MUTANTS = (
     _o(
         "ops-rounded-twice",
         _LAST,
-        "    return round_to((y if bias is None else y + bias).to(torch.bfloat16).double(), out_dtype)\n",
+        _DIVIDED
+        + "    return round_to((y if bias is None else y + bias).to(torch.bfloat16).double(), out_dtype)\n",
         "outputs pass through bf16",
         "prepared",
-        count=2,
     ),
     _o(
         "ops-bias-of-rounded-product",
         _LAST,
-        "    return round_to(y if bias is None else round_to(y, out_dtype).double() + bias, out_dtype)\n",
+        _DIVIDED
+        + "    return round_to(y if bias is None else round_to(y, out_dtype).double() + bias, out_dtype)\n",
         "the bias is added to a rounded product",
         "prepared",
-        count=2,
     ),
     _o(
         "ops-global-scale-multiplies",
