@@ -6,7 +6,11 @@
 
 "w4a16" weights are `Fragments`: exact with activations of 16 bits, and with quantized ones, which are decoded to bf16.
 "w4a4" of MXFP4 are `FoldedWeights` for FP8 tensor cores, about 1.7 times cuBLAS bf16 on an H200; weights whose scales
-spread too far for that become fragments, and `note` says why. Preparing waits for the device, products do not.
+spread too far for that become fragments, and `note` says why. Preparing waits for the device, products do not (but for
+folding a QTensor, whose spreads are looked at).
+
+On Hopper a product of few rows may begin while earlier kernels of the stream end, and read its weights at once. So what
+writes weights in place must be waited for before the next product; `prepare`, moving a layer and loading into it wait.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from .triton.mxfp4_folded import FoldedRows, FoldedWeights, fold_rows, fold_weig
 
 if TYPE_CHECKING:
     from .linear import QuantizedLinear
+
+DECODES = (NVFP4, NVFP4_1L, MXFP4, MXFP4_ABS_MAX)
+LONGEST = 32768  # what mxfp4_fold holds of a row
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +66,7 @@ def prepare(w: QTensor, activation: str = "w4a16") -> Prepared:
     """
     if activation not in ("w4a16", "w4a4"):
         raise ValueError(f"unknown activation {activation!r}; known: w4a16, w4a4")
-    if not decodes_as(w.format, NVFP4, NVFP4_1L, MXFP4, MXFP4_ABS_MAX):
+    if not decodes_as(w.format, *DECODES):
         raise Unsupported(
             f"w is {w.format.name}; NVFP4 and MXFP4 are prepared, and formats of their bytes", EXACT_PRODUCT
         )
@@ -72,7 +79,9 @@ def prepare(w: QTensor, activation: str = "w4a16") -> Prepared:
         except Unsupported as problem:
             note = problem.reason
     n, k = w.shape
-    return Prepared(made or fragments(w), w.format, n, k, w.hadamard, note)
+    made = made or fragments(w)
+    _settle(w.device)
+    return Prepared(made, w.format, n, k, w.hadamard, note)
 
 
 def _require_foldable(w: QTensor) -> None:
@@ -80,7 +89,19 @@ def _require_foldable(w: QTensor) -> None:
     if w.shape[0] % 8:
         raise Unsupported(f"N = {w.shape[0]} is no multiple of 8, which TMA stores")
     if w.device.type == "cuda" and torch.cuda.get_device_capability(w.device)[0] != 9:
-        raise Unsupported("the FP8 product of folded operands is written for Hopper (sm_90)")
+        raise Unsupported(ops.NOT_HOPPER)
+    if w.shape[1] > LONGEST:
+        raise Unsupported(f"K = {w.shape[1]}; rows of at most {LONGEST} are folded when they are quantized")
+
+
+def _settle(device: torch.device) -> None:
+    """Wait for what was written, and allocate what launches share: not while a graph is captured or warmed up."""
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device)[0] == 9:
+            from .triton.stream_k import reserve
+
+            reserve(device)
+        torch.cuda.synchronize(device)
 
 
 def prepared_matmul(
@@ -92,25 +113,26 @@ def prepared_matmul(
 ) -> Tensor:
     """out_dtype [M, N] (x's, or bf16) = x [M, K] times w [N, K] transposed, plus bias [N], rounded once.
 
-    x: bf16 or fp16 with fragments; a QTensor of w's block and scale type; FoldedRows with folded weights. A rotation
-    of w is not undone. ValueError or TypeError for operands that do not go together.
+    x: bf16 or, with NVFP4, fp16 for fragments; a QTensor of w's block and scale type; FoldedRows with folded
+    weights. A rotation of w is not undone. Folded products are rounded to bf16 first; their sums have no more.
+    ValueError or TypeError for operands that do not go together.
     """
+    shape = x.elements.shape if isinstance(x, FoldedRows) else x.shape
+    if len(shape) != 2 or shape[1] != w.k:
+        raise ValueError(f"x {list(shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    bias = _checked_bias(bias, w)
     if isinstance(x, Tensor):
         if w.folded:
             raise TypeError(
                 "folded weights multiply quantized activations; prepare(w, 'w4a16') takes 16-bit ones"
             )
-        dtype = out_dtype or x.dtype
-        if x.dtype not in (torch.bfloat16, torch.float16):
-            raise TypeError(
-                f"x is {x.dtype}; use bfloat16 or float16, or matmul with the weights as they were"
-            )
-        return _product(x, w, None, 1.0, bias, dtype)
+        return _product(_sixteen(x, w.format), w, None, 1.0, bias, out_dtype or x.dtype)
     if x.hadamard != w.hadamard:
         raise ValueError(f"x is rotated by {x.hadamard} and w by {w.hadamard}: rotate both alike")
     dtype = out_dtype or torch.bfloat16
     if isinstance(x, QTensor):
-        if (x.format.block, x.format.scale) != (w.format.block, w.format.scale):
+        alike = (x.format.block, x.format.scale) == (w.format.block, w.format.scale)
+        if not (alike and decodes_as(x.format, *DECODES)):
             raise ValueError(f"x is {x.format.name} and w is {w.format.name}: quantize both to one of them")
         if not w.folded:
             return _product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)
@@ -118,6 +140,23 @@ def prepared_matmul(
     if not w.folded:
         raise TypeError("folded activations multiply folded weights: prepare(w, 'w4a4')")
     return _folded_product(x.elements, x.factor, x.gain, w, bias, dtype)
+
+
+def _sixteen(x: Tensor, fmt: Format) -> Tensor:
+    """x, if fragments of a format multiply it: on every device what the kernels take."""
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16, or matmul with the weights as they were")
+    if x.dtype == torch.float16 and fmt.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _checked_bias(bias: Tensor | None, w: Prepared) -> Tensor | None:
+    if bias is None:
+        return None
+    if tuple(bias.shape) != (w.n,) or not bias.is_floating_point() or bias.dtype == torch.float64:
+        raise ValueError(f"bias is {bias.dtype} {list(bias.shape)}; it must be bf16, fp16 or fp32 [{w.n}]")
+    return bias.contiguous()
 
 
 def _product(
@@ -177,14 +216,12 @@ class PreparedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"input has K = {x.shape[-1]}, this layer in_features = {self.in_features}")
-        rows, w, name, had = (
-            x.reshape(-1, self.in_features),
-            self.prepared(),
-            self.format.name,
-            self.hadamard or 0,
-        )
+        w, name, had = self.prepared(), self.format.name, self.hadamard or 0
+        rows = x.detach().reshape(-1, self.in_features)
+        rows = rows if rows.stride(-1) == 1 else rows.contiguous()
         if self.activation == "w4a16":
-            y = _product(rotate(rows, had, x.dtype) if had else rows, w, None, 1.0, self.bias, x.dtype)
+            rows = _sixteen(rotate(rows, had, x.dtype) if had else rows, self.format)
+            y = _product(rows, w, None, 1.0, self.bias, x.dtype)
         elif self.folded:
             elements, factor = ops.mxfp4_folded_rows(rows, name, had)
             y = _folded_product(elements, factor, self.format.gain, w, self.bias, x.dtype)
@@ -205,13 +242,18 @@ class PreparedLinear(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Refuse weights of another format, rotation or layout; take the unit of the saved ones."""
+        unit = self._check_meaning(state)
+        if not self.folded:
+            self._prepared = _with(self._prepared, {"unit": unit})
+
+    def _check_meaning(self, state: Tensor) -> float:
+        """The unit of saved weights, which must be like these."""
         saved, _, unit = bytes(state.tolist()).decode().partition("; unit=")
         if saved != self._meaning():
             raise ValueError(
                 f"the state dict holds {saved}, this layer {self._meaning()}; prepare one like the saved"
             )
-        if not self.folded:
-            self._prepared = _with(self._prepared, {"unit": float(unit)})
+        return float(unit)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # scales stay float32: in bf16 they are off by up to 2^-9, and so would be every output
@@ -221,7 +263,14 @@ class PreparedLinear(nn.Module):
         for name, tensor in kept.items():
             if tensor is not None and (moved := getattr(self, name)).dtype != tensor.dtype:
                 setattr(self, name, tensor.to(moved.device))
+        _settle(next(iter(self.buffers())).device)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if (state := state_dict.get(f"{prefix}_extra_state")) is not None:
+            self._check_meaning(state)  # before anything is overwritten
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        _settle(next(iter(self.buffers())).device)
 
     def _meaning(self) -> str:
         kind = "folded" if self.folded else "fragments"

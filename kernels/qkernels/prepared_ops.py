@@ -11,10 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from qbench import Unsupported
+
 from .codec import round_to
 from .format import Format, get_format
 from .quantize import quantize
 from .tensor import QTensor
+
+NOT_HOPPER = "the FP8 product of folded operands is written for Hopper (sm_90)"
 
 
 @torch.library.custom_op("qkernels::fp4_product", mutates_args=())
@@ -24,8 +28,9 @@ def fp4_product(
 ) -> Tensor:  # fmt: skip
     """out_dtype [M, n] = x [M, K] (bf16 or fp16) times the weights [n, K] transposed, times factor, over both global
     scales (0-dim or [1], or None), plus bias [n]. data, scale, base, unit: of `Fragments`, in `format`."""
-    from .triton.fp4_fragments import Fragments, dense
+    from .triton.fp4_fragments import COLUMNS, Fragments, dense
 
+    _check_depth(x, data, COLUMNS)
     w = Fragments(data, scale, base, unit, get_format(format), n, x.shape[1], global_scale)
     if x.device.type == "cuda":
         from .triton.prepared_product import product
@@ -41,6 +46,12 @@ def fp4_product(
 @fp4_product.register_fake
 def _(x, data, scale, base, global_scale, x_global_scale, bias, unit, factor, format, n, out_dtype):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], n), dtype=out_dtype)
+
+
+def _check_depth(x: Tensor, units: Tensor, columns: int) -> None:
+    if x.ndim != 2 or -(-x.shape[1] // columns) != units.shape[1]:
+        held = f"{units.shape[1]} units of {columns}"
+        raise ValueError(f"x {list(x.shape)} must be [M, K] with the K of the weights, {held}")
 
 
 def row_unit(fmt: Format) -> float:
@@ -59,9 +70,10 @@ def rows_of(q: QTensor) -> Tensor:
 
 def _quantized(x: Tensor, fmt: Format, global_scale: Tensor | None, hadamard: int) -> QTensor:
     if x.device.type == "cuda":
-        from .triton.fp4_gemm import quantize_fp4
+        from .triton.fp4_gemm import QUANTIZES, quantize_fp4
 
-        return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard or None)
+        if fmt in QUANTIZES:
+            return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard or None)
     return quantize(x, fmt, global_scale=global_scale, hadamard=hadamard or None)
 
 
@@ -109,21 +121,25 @@ def mxfp4_folded_product(
     x: Tensor, x_factor: Tensor, codes: Tensor, spread: Tensor, w_factor: Tensor, bias: Tensor | None, gain: float,
     n: int, out_dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """out_dtype [M, n] = folded rows [M, K] times folded weights [n, K] transposed, over gain, plus bias [n].
+    """[M, n] = folded rows [M, K] times folded weights [n, K] transposed, over gain, plus bias [n]; rounded to bf16,
+    then to out_dtype, for the sums have no more: they are those of Hopper's FP8 products ("fp8-fast").
 
-    codes, spread, w_factor: of `FoldedWeights`. Sums are of the accuracy of Hopper's FP8 products ("fp8-fast").
+    codes, spread, w_factor: of `FoldedWeights`. Raises Unsupported on another GPU than Hopper.
     """
-    from .triton.mxfp4_folded import FoldedRows, FoldedWeights, dense
+    from .triton.mxfp4_folded import COLUMNS, FoldedRows, FoldedWeights, dense
 
+    _check_depth(x, codes, COLUMNS)
     rows = FoldedRows(x, x_factor, 1.0)
     w = FoldedWeights(codes, spread, w_factor, n, x.shape[1], gain)
     if x.device.type == "cuda":
+        if torch.cuda.get_device_capability(x.device)[0] != 9:
+            raise Unsupported(NOT_HOPPER, "prepare(w), whose fragments every GPU multiplies")
         from .triton.mxfp4_gemm_sm90 import mxfp4_gemm_sm90
 
         y = mxfp4_gemm_sm90(rows, w, bias=bias)
         return y if y.dtype == out_dtype else y.to(out_dtype)
     y = x.to(torch.float64) * x_factor[:, None].to(torch.float64) @ dense(w).T
-    return round_to(y if bias is None else y + bias, out_dtype)
+    return round_to(y if bias is None else y + bias, torch.bfloat16).to(out_dtype)
 
 
 @mxfp4_folded_product.register_fake

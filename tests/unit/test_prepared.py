@@ -10,9 +10,20 @@ import qkernels
 from qbench import Unsupported
 from qkernels import prepared_ops as ops
 from qkernels import reference
-from qkernels.format import FP8, MXFP4, MXFP4_ABS_MAX, MXFP8, NVFP4, NVFP4_1L, NVFP4_4OVER6, Format
+from qkernels.format import (
+    FP8,
+    MXFP4,
+    MXFP4_ABS_MAX,
+    MXFP8,
+    NVFP4,
+    NVFP4_1L,
+    NVFP4_4OVER6,
+    NVFP4_TOKEN,
+    Format,
+)
 from qkernels.linear import LinearMXFP4, LinearNVFP4
 from qkernels.prepared import PreparedLinear, prepare, prepared_matmul
+from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_fragments import Fragments, fragments
 from qkernels.triton.fp4_fragments import dense as dense_fragments
@@ -61,6 +72,10 @@ def test_a_product_with_sixteen_bit_activations_is_the_reference_rounded_once(
     fmt: Format, dtype: torch.dtype
 ) -> None:
     w, x, bias = weight(24, 96, fmt), normal(3, 96, dtype=dtype), normal(1, 24)[0]
+    if dtype == torch.float16 and fmt.scale == "e8m0":
+        with pytest.raises(TypeError, match="range of float16"):
+            prepared_matmul(x, prepare(w), bias=bias)
+        return
     y = prepared_matmul(x, prepare(w), bias=bias)
     assert y.dtype == dtype
     assert off(y, reference.matmul(x, w, bias=bias)) <= 1
@@ -73,7 +88,8 @@ def test_a_product_with_quantized_activations(fmt: Format, activation: str) -> N
     x = qkernels.quantize(normal(3, 96), fmt, backend="torch")
     p = prepare(w, activation)
     assert p.folded == (activation == "w4a4" and fmt.scale == "e8m0")
-    assert off(prepared_matmul(x, p, out_dtype=torch.float32), reference.matmul(x, w)) <= 1
+    dtype = torch.bfloat16 if p.folded else torch.float32
+    assert off(prepared_matmul(x, p, out_dtype=dtype), reference.matmul(x, w)) <= 1
 
 
 def test_folded_rows_go_with_folded_weights_only() -> None:
@@ -122,6 +138,38 @@ def test_what_is_not_taken_is_said() -> None:
                         prepare(weight(16, 64, NVFP4)))  # fmt: skip
     with pytest.raises(TypeError, match="float32"):
         prepared_matmul(normal(3, 64, dtype=torch.float32), p)
+    for bias in (normal(1, 1)[0], normal(1, 16), torch.zeros(16, dtype=torch.int32)):
+        with pytest.raises(ValueError, match=r"must be bf16, fp16 or fp32 \[16\]"):
+            prepared_matmul(normal(3, 64), p, bias=bias)
+    one = quantize_exactly(normal(3, 64), NVFP4_TOKEN)
+    with pytest.raises(ValueError, match="nvfp4_token"):
+        prepared_matmul(one, prepare(weight(16, 64, NVFP4)))
+
+
+@pytest.mark.parametrize("fmt", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
+def test_another_k_than_the_weights_is_refused(fmt: Format) -> None:
+    w = weight(32, 128, fmt)
+    folded = fold_rows(quantize_exactly(normal(4, 64), MXFP4))
+    for x, p in (
+        (normal(4, 64), prepare(w)),
+        (quantize_exactly(normal(4, 64), fmt), prepare(w)),
+        (folded, prepare(weight(32, 128, MXFP4), "w4a4")),
+    ):
+        with pytest.raises(ValueError, match=r"x \[4, 64\] must be \[M, 128\]"):
+            prepared_matmul(x, p)
+    f, x = prepare(w).weight, normal(4, 64)
+    with pytest.raises(ValueError, match="the K of the weights"):
+        ops.fp4_product(
+            x, f.data, f.scale, f.base, f.global_scale, None, None, f.unit, 1.0, fmt.name, 32, x.dtype
+        )
+
+
+def test_blocks_of_zeros_do_not_spread_the_scales() -> None:
+    w = normal(16, 64, dtype=torch.float32)
+    w[0, 0], w[1, 32:] = 600.0, 0.0
+    q = qkernels.quantize(w, MXFP4, backend="torch")
+    assert int(q.scale.min()) == 0
+    assert off(prepared_matmul(normal(3, 64), prepare(q)), reference.matmul(normal(3, 64), q)) <= 1
 
 
 def linear(k: int = 128, n: int = 24) -> nn.Linear:
@@ -137,6 +185,7 @@ LAYERS = [
     (LinearMXFP4, {"activation": "w4a16"}),
     (LinearMXFP4, {"hadamard": 32}),
     (LinearMXFP4, {"format": "mxfp4_abs_max"}),
+    (LinearNVFP4, {"format": "nvfp4_4over6"}),
 ]
 
 
@@ -168,15 +217,28 @@ def test_a_state_dict_brings_the_unit_of_its_weights_and_no_other_format() -> No
     made, other = (PreparedLinear(LinearMXFP4.from_linear(each, **options)) for each in (small, large))
     assert made.prepared().weight.unit != other.prepared().weight.unit
     other.load_state_dict(made.state_dict())
+    assert made.prepared().weight.unit == other.prepared().weight.unit
     assert torch.equal(other(normal(3, 128)), made(normal(3, 128)))
     rotated = PreparedLinear(LinearMXFP4.from_linear(small, hadamard=32, **options))
+    before = rotated(normal(3, 128))
     with pytest.raises(ValueError, match=r"hadamard=None.*hadamard=32"):
         rotated.load_state_dict(made.state_dict())
+    assert torch.equal(rotated(normal(3, 128)), before)
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS)
+def test_inputs_in_any_order_of_strides_and_without_a_graph(kind, options) -> None:
+    made = PreparedLinear(kind.from_linear(linear(), **options))
+    x = normal(6, 128).view(2, 3, 128)
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    assert torch.equal(made(turned), made(x))
+    assert not made(turned).requires_grad
 
 
 @pytest.mark.parametrize(("kind", "options"), LAYERS)
 def test_torch_compile_keeps_one_graph(kind, options) -> None:
     made, x = PreparedLinear(kind.from_linear(linear(), **options)), normal(6, 128)
+    torch.compiler.reset()  # or cases count as recompilations of one function
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), made(x))
     assert torch.equal(compiled(x[:5]), made(x[:5]))
@@ -240,8 +302,14 @@ def test_on_a_gpu_nothing_waits_and_graphs_and_compile_give_the_same(kind, optio
         again = made(x)
     graph.replay()
     assert torch.equal(again, y)
-    torch.compiler.reset()  # or cases count as recompilations of one function
+    torch.compiler.reset()
     assert torch.equal(torch.compile(made, fullgraph=True)(x), y)
+    torch.compiler.reset()
+    reduced = torch.compile(
+        made, fullgraph=True, mode="reduce-overhead"
+    )  # CUDA graphs, in a pool that is watched
+    for _ in range(4):
+        assert torch.equal(reduced(x).clone(), y)
 
 
 def _cuda(value):

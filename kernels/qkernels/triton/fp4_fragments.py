@@ -78,7 +78,9 @@ def fragments(w: QTensor) -> Fragments:
     codes = _padded(unpack_e2m1(w.data), tiles * ROWS, chunks * COLUMNS)
     scale = _padded(w.scale, tiles * ROWS, chunks * COLUMNS // block)
     if w.format.scale == "e8m0":
-        shift, packed = _e8m0(w.scale), scale
+        used = (codes & 7 != 0).view(*scale.shape, block).any(-1)
+        shift, packed = _e8m0(w.scale, used[:n, : k // block]), scale
+        packed = torch.where(used, scale, 127)  # any number will do for zeros
         base, unit = shift // 2, 2.0 ** (_EXPONENT - shift)
     else:
         packed, zero = _e5m3(scale & 0x7F)
@@ -137,13 +139,14 @@ def _e5m3(byte: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(byte == 0x7F, 0xFF, found), zero
 
 
-def _e8m0(scale: Tensor) -> int:
-    """The shift s, even, with which 2^(b - 127 + s) is a normal bf16 for every scale byte b. Raises Unsupported."""
-    if not scale.numel():
-        return _EXPONENT
-    low, high = (int(each) for each in torch.aminmax(scale))
-    if high == 255:
+def _e8m0(scale: Tensor, used: Tensor) -> int:
+    """The shift s, even, with which 2^(b - 127 + s) is a normal bf16 for the byte b of every block that is used, which
+    is not all zeros. Raises Unsupported."""
+    if bool((scale == 255).any()):
         raise Unsupported("a block of these MXFP4 weights has the scale NaN", "triton")
+    if not bool(used.any()):
+        return _EXPONENT
+    low, high = (int(each) for each in torch.aminmax(scale[used]))
     shift = min(_EXPONENT, (254 - high) // 2 * 2)
     if low + shift < 121:  # e2m1 * 2^(b - 127 + s - 126) would leave bf16's subnormal numbers
         raise Unsupported(

@@ -53,6 +53,8 @@ def fp4_unpack_kernel(
 
 def fp4_unpack(w: Fragments, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """dtype [N, K], bf16 or (NVFP4 only) fp16: weights are this times `w.unit`, over the global scale."""
+    if dtype == torch.float16 and w.format.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
     out = torch.empty(w.n, w.k, dtype=dtype, device=w.data.device)
     if not out.numel():
         return out

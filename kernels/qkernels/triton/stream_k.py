@@ -198,33 +198,34 @@ def processors(device: torch.device) -> int:
 
 
 class Workspace:
-    """Sums and counters of a device: each stream has its own, and so has each stream of a graph being captured.
+    """Counters of a device: each stream has its own, and so has each stream of a graph being captured.
 
-    Graphs may be replayed at once, whatever stream they were captured on. Their sums are memory of the graph.
+    Graphs may be replayed at once, whatever stream they were captured on. Sums are memory of the launch: what is
+    allocated while torch.compile warms up or captures a graph must not stay in use. For that reason, too, `reserve`
+    allocates counters before.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.sums: dict[int, Tensor] = {}
         self.counters: dict[tuple[int, int], Tensor] = {}
         self.spare: list[Tensor] = []
+
+    def reserve(self) -> None:
+        if not self.spare:
+            self.spare.extend(self._zeros(_STREAMS).unbind())
+            torch.cuda.current_stream(self.device).synchronize()  # other streams use them too
 
     def take(self, floats: int) -> tuple[Tensor, Tensor]:
         stream = torch.cuda.current_stream(self.device).cuda_stream
         capture = _capture(stream) if torch.cuda.is_current_stream_capturing() else 0
         counters = self.counters.get((stream, capture))
         if counters is None:
-            if not self.spare and not capture:
-                self.spare.extend(self._zeros(_STREAMS).unbind())
-                torch.cuda.current_stream(self.device).synchronize()  # once: other streams use them too
+            if not capture:
+                self.reserve()
             if not self.spare:
                 return self._empty(floats), self._zeros(1)[0]
             counters = self.counters[stream, capture] = self.spare.pop()
-        if capture:
-            return self._empty(floats), counters
-        if stream not in self.sums or self.sums[stream].numel() < floats:
-            self.sums[stream] = self._empty(floats)
-        return self.sums[stream], counters
+        return self._empty(floats), counters
 
     def _empty(self, floats: int) -> Tensor:
         return torch.empty(floats, dtype=torch.float32, device=self.device)
@@ -243,9 +244,6 @@ def _capture(stream: int) -> int:
     return number.value
 
 
-_WORKSPACES: dict[torch.device, Workspace] = {}
-
-
 @lru_cache
 def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.empty(1, dtype=torch.float32, device=device), torch.empty(
@@ -254,9 +252,16 @@ def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def workspace(device: torch.device, floats: int) -> tuple[Tensor, Tensor]:
-    """fp32 [at least floats] and counters, int32, all zero: of this device and stream. No floats, no counters."""
-    if not floats:
-        return _nothing(device)
-    if device not in _WORKSPACES:
-        _WORKSPACES[device] = Workspace(device)
-    return _WORKSPACES[device].take(floats)
+    """fp32 [floats] and counters, int32, all zero: of this device and stream. No floats, no counters."""
+    return _workspace(device).take(floats) if floats else _nothing(device)
+
+
+def reserve(device: torch.device) -> None:
+    """Allocate now what launches on a device share. Waits for it, once."""
+    _nothing(device)
+    _workspace(device).reserve()
+
+
+@lru_cache
+def _workspace(device: torch.device) -> Workspace:
+    return Workspace(device)
