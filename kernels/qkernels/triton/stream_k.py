@@ -192,7 +192,6 @@ def choose(
     return min(found, key=lambda each: each[1].cycles)
 
 
-@lru_cache
 def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
@@ -207,6 +206,7 @@ class Workspace:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.mark = torch.empty(0, device=device)
         self.counters: dict[tuple[int, int], Tensor] = {}
         self.spare: list[Tensor] = []
 
@@ -244,24 +244,25 @@ def _capture(stream: int) -> int:
     return number.value
 
 
-@lru_cache
-def _nothing(device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.empty(1, dtype=torch.float32, device=device), torch.empty(
-        1, dtype=torch.int32, device=device
-    )
+_WORKSPACES: dict[torch.device, Workspace] = {}
 
 
 def workspace(device: torch.device, floats: int) -> tuple[Tensor, Tensor]:
     """fp32 [floats] and counters, int32, all zero: of this device and stream. No floats, no counters."""
-    return _workspace(device).take(floats) if floats else _nothing(device)
+    if floats:
+        return _workspace(device).take(floats)
+    nothing = torch.empty(1, dtype=torch.float32, device=device)
+    return nothing, nothing.view(torch.int32)
 
 
 def reserve(device: torch.device) -> None:
     """Allocate now what launches on a device share. Waits for it, once."""
-    _nothing(device)
     _workspace(device).reserve()
 
 
-@lru_cache
 def _workspace(device: torch.device) -> Workspace:
-    return Workspace(device)
+    found = _WORKSPACES.get(device)
+    # one made while launches were only recorded, on a device that was not there, does not serve the real one
+    if found is None or found.mark.device != device:
+        found = _WORKSPACES[device] = Workspace(device)
+    return found
