@@ -5,6 +5,7 @@ The names below are the public interface. Nothing here imports torch until a cas
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qbench.aot.cases import CompileCase, compile_cases, parametrize_compiled
@@ -25,7 +26,7 @@ from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, wi
 
 if TYPE_CHECKING:
     from qbench.aot.compiled import compiled
-    from qbench.interpreter.calls import register_inline_asm
+    from qbench.interpreter import register_inline_asm
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
@@ -55,18 +56,15 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "compiled": "qbench.aot.compiled",
+    "poisoned_allocations": "qbench.tensors",
+    "register_inline_asm": "qbench.interpreter",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """These live beside torch and Triton, so they are imported when they are first asked for."""
-    if name == "compiled":
-        from qbench.aot.compiled import compiled
-
-        return compiled
-    if name == "register_inline_asm":
-        from qbench.interpreter.calls import register_inline_asm
-
-        return register_inline_asm
-    if name == "poisoned_allocations":
-        from qbench.tensors import poisoned_allocations
-
-        return poisoned_allocations
+    """What lives beside torch, Triton or numpy is imported when it is first asked for."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

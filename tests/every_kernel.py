@@ -20,9 +20,11 @@ from qkernels import reference
 from qkernels.api import matmul, quantize
 from qkernels.compare import compare_quantized
 from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format, get_format
+from qkernels.prepared import prepare, prepared_matmul
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
+from qkernels.triton.mxfp4_fold import mxfp4_fold
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FP4 = (
@@ -97,9 +99,44 @@ def products() -> Iterator[Run]:
             )
 
 
-def product_is_wrong(out: Tensor, a: Tensor | QTensor, b: QTensor, bias: Tensor) -> object:
+def prepared_products() -> Iterator[Run]:
+    for name in ("nvfp4", "nvfp4_1l", "mxfp4", "mxfp4_abs_max"):
+        fmt = get_format(name)
+        for m, n, k in (
+            (1, 33, 160),
+            (9, 10240, 1056),
+            (64, 72, 2048),
+            (100, 264, 96),
+            (300, 5128, 256),
+            (70, 35, 96),
+        ):
+            b, bias = quantize_exactly(normal(n, k, seed=1), fmt).to("cuda"), normal(1, n, seed=2)[0].cuda()
+            p = prepare(b)
+            for host in (normal(m, k, dtype=torch.bfloat16), quantize_exactly(normal(m, k), fmt)):
+                a = host.to("cuda")
+                yield (
+                    f"{name} prepared {'quantized' if isinstance(a, QTensor) else a.dtype} {m}x{n}x{k}",
+                    lambda a=a, p=p, bias=bias: prepared_matmul(a, p, bias=bias),
+                    lambda out, a=a, b=b, bias=bias: product_is_wrong(out, a, b, bias),
+                )
+            if fmt.scale == "e8m0" and n % 8 == 0 and torch.cuda.get_device_capability()[0] == 9:
+                x, folded = normal(m, k, dtype=torch.bfloat16).cuda(), prepare(b, "w4a4")
+                yield (
+                    f"{name} folded {m}x{n}x{k}",
+                    lambda x=x, p=folded, bias=bias, r=fmt.rule: prepared_matmul(
+                        mxfp4_fold(x, rule=r).rows, p, bias=bias
+                    ),
+                    lambda out, x=x, b=b, bias=bias, fmt=fmt: product_is_wrong(
+                        out, quantize(x, fmt), b, bias, "fp8-fast"
+                    ),
+                )
+
+
+def product_is_wrong(
+    out: Tensor, a: Tensor | QTensor, b: QTensor, bias: Tensor, accumulator: str = "fp32"
+) -> object:
     expected = reference.matmul(a, b, bias=bias)
-    return within(out, expected, gemm_error(expected, reference.magnitude(a, b), b.shape[1]))
+    return within(out, expected, gemm_error(expected, reference.magnitude(a, b), b.shape[1], accumulator))
 
 
 def quantized_product_is_wrong(q: QTensor, a: Tensor | QTensor, b: QTensor, gs: Tensor) -> object:
@@ -123,7 +160,7 @@ def main() -> int:
         print("every_kernel needs a CUDA device, and torch finds none", file=sys.stderr)
         return 2
     check, wrong, count = "--no-check" not in sys.argv, 0, 0
-    for name, run, problem in (*quantizers(), *products()):
+    for name, run, problem in (*quantizers(), *products(), *prepared_products()):
         first, count = run(), count + 1
         if check and (found := problem(first)):
             print(f"WRONG {name}: {found}")

@@ -52,6 +52,7 @@ from .models import (
 )
 from .ops.gemm import bf16_gemm, gemm, gemm_quantize, hadamard_gemm
 from .ops.quantize import QuantizeOptions, quantize_fp4, quantize_fp8, quantize_int8
+from .prepared import Prepared, PreparedLinear, prepare, prepared_matmul
 from .swizzle import from_blocked, to_blocked
 from .tensor import QTensor
 
@@ -93,6 +94,8 @@ __all__ = [
     "LinearMXFP4",
     "LinearNVFP4",
     "Model",
+    "Prepared",
+    "PreparedLinear",
     "QTensor",
     "QuantizeOptions",
     "bf16_gemm",
@@ -107,6 +110,8 @@ __all__ = [
     "hadamard_matrix",
     "linear",
     "matmul",
+    "prepare",
+    "prepared_matmul",
     "quantize",
     "quantize_fp4",
     "quantize_fp8",

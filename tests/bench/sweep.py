@@ -131,6 +131,7 @@ def _model(name: str) -> models.Model:
 
 
 KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", "torch-scaled-mm", "triton",
+                   "triton-prepared", "triton-fp8", "triton-scaled", "layer", "prepared-layer", "prepared-fp8-layer",
                    "vllm", "vllm-cutlass", "qutlass", "torchao", "gemlite", "humming", *ALIASES)  # fmt: skip
 
 

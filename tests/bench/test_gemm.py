@@ -2,22 +2,32 @@
 
 from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4
 from qkernels.ops.gemm import bf16_gemm, gemm, hadamard_gemm
+from qkernels.providers import prepared
 from qkernels.providers.libraries import humming_gemm, qutlass_hadamard_gemm, vllm_nvfp4_gemm
 from qkernels.providers.torch_gemm import torch_bf16, torch_quantize_matmul, torch_scaled_mm_fp4
-from qkernels.triton import fp4_gemm
+from qkernels.triton import fp4_gemm, fp4_gemm_scaled
 
 
 def cases(sweep):
     made = sweep.cases(bf16_gemm(), [torch_bf16], sweep.gemms())
     for fmt, had in ((NVFP4, 16), (MXFP4, 32)):
-        made += sweep.cases(gemm(fmt), [fp4_gemm.gemm, humming_gemm], sweep.gemms())
+        made += sweep.cases(gemm(fmt), [fp4_gemm.gemm, prepared.gemm, humming_gemm], sweep.gemms())
         for size in sweep.hadamards(fmt, (had,)):
             shapes = sweep.gemms(had=size)
-            quantizing = [fp4_gemm.hadamard_gemm, torch_quantize_matmul]
+            quantizing = [fp4_gemm.hadamard_gemm, prepared.hadamard_gemm, torch_quantize_matmul]
+            providers = [
+                fp4_gemm.gemm,
+                prepared.gemm,
+                fp4_gemm_scaled.gemm,
+                torch_scaled_mm_fp4,
+                vllm_nvfp4_gemm,
+            ]
+            if fmt is MXFP4:
+                quantizing.insert(2, prepared.fp8_hadamard_gemm)
+                providers.insert(2, prepared.fp8_gemm)
             if sweep.gpu:  # the float64 quantizer is a provider for small shapes and CPUs
                 quantizing.remove(torch_quantize_matmul)
             made += sweep.cases(hadamard_gemm(fmt), quantizing, shapes)
-            providers = [fp4_gemm.gemm, torch_scaled_mm_fp4, vllm_nvfp4_gemm]
             made += sweep.cases(gemm(fmt, fmt), providers if sweep.gpu else [torch_bf16, *providers], shapes)
     # qutlass quantizes by its own rule: its rival is our kernel under that rule
     rivals = [qutlass_hadamard_gemm]

@@ -2,13 +2,15 @@
 
 from qkernels.format import MXFP4, NVFP4
 from qkernels.linear_op import linear
+from qkernels.providers import prepared
 from qkernels.providers.torch_gemm import module_forward
 
 
 def cases(sweep):
-    return [
-        case for fmt in (NVFP4, MXFP4) for case in sweep.cases(linear(fmt), [module_forward], sweep.layers())
-    ]
+    made = []
+    for fmt, fast in ((NVFP4, prepared.linear), (MXFP4, prepared.fp8_linear)):
+        made += sweep.cases(linear(fmt), [module_forward, fast], sweep.layers())
+    return made
 
 
 def test_linear_layers(case, qbench):

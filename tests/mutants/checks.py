@@ -40,6 +40,19 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "linear": "checks_layer",
     "memory": "checks_layer",
     "comparator": "checks_compare",
+    "fragments": "checks_fragments",
+    "folded": "checks_fragments",
+    "stream": "checks_stream",
+    "stream-scales": "checks_stream",
+    "unpack": "checks_stream",
+    "decode-rows": "checks_stream",
+    "fold": "checks_fold",
+    "fold-misfits": "checks_fold",
+    "prepared": "checks_prepared",
+    "prepared-layer": "checks_prepared",
+    "prepared-ops": "checks_prepared",
+    "prepared-product": "checks_plans",
+    "plans": "checks_plans",
 }
 CHECKS = (*(f"quantizer:{name}" for name in QUANTIZER), *(f"gemm:{name}" for name in GEMM), *OWN)
 EXAMPLES = 25  # of hypothesis, for each check

@@ -27,6 +27,7 @@ class Subject:
     bias        products: with a bias
     out         products: name of the output's dtype, "" for that of the activations or bf16
     arithmetic  FP8 cast by arithmetic, as on GPUs without the instruction
+    scaled      products: by the block-scaled kernel
     """
 
     format: str
@@ -35,6 +36,7 @@ class Subject:
     bias: bool = False
     out: str = ""
     arithmetic: bool = False
+    scaled: bool = False
 
     @property
     def fmt(self) -> Format:
@@ -85,11 +87,14 @@ class Subject:
 
         import qbench
         from qkernels.triton.fp4_gemm import fp4_gemm
+        from qkernels.triton.fp4_gemm_scaled import fp4_gemm_scaled
+
+        multiply: Callable[..., Tensor] = fp4_gemm_scaled if self.scaled else fp4_gemm
 
         @qbench.provider("triton")
         def product(a: Any, b: QTensor, bias: Tensor | None = None) -> Callable[[], Tensor]:
             natural = a.dtype if isinstance(a, torch.Tensor) else torch.bfloat16
-            return lambda: fp4_gemm(a, b, bias=bias, out_dtype=self.out_dtype or natural)
+            return lambda: multiply(a, b, bias=bias, out_dtype=self.out_dtype or natural)
 
         return product
 
@@ -139,4 +144,7 @@ SUBJECTS: dict[str, Subject] = {
     "mxfp4 w4a4": Subject("mxfp4", activation="mxfp4"),
     "mxfp4_abs_max w4a16": Subject("mxfp4_abs_max"),
     "mxfp4_abs_max w4a4": Subject("mxfp4_abs_max", activation="mxfp4_abs_max"),
+    "nvfp4 scaled": Subject("nvfp4", activation="nvfp4", scaled=True),
+    "nvfp4 scaled bias fp32": Subject("nvfp4", activation="nvfp4", bias=True, out="float32", scaled=True),
+    "mxfp4_abs_max scaled": Subject("mxfp4_abs_max", activation="mxfp4_abs_max", scaled=True),
 }

@@ -18,13 +18,24 @@ from qkernels.format import MXFP4, NVFP4, Format, get_format
 from qkernels.tensor import QTensor
 from qkernels.triton import (
     amax,
+    fp4_decode_rows,
+    fp4_few_sm90,
     fp4_gemm,
     fp4_gemm_quantize,
+    fp4_gemm_scaled,
+    fp4_gemm_sm90,
+    fp4_stream,
+    fp4_unpack,
     fp8_quantize,
     int8_quantize,
+    mxfp4_fold,
+    mxfp4_gemm_sm90,
     mxfp4_quantize,
     nvfp4_quantize,
 )
+from qkernels.triton.expected import BEFORE_HOPPER, TENSOR_MEMORY
+from qkernels.triton.fp4_fragments import Fragments
+from qkernels.triton.mxfp4_folded import FoldedRows, FoldedWeights
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 N, K = 8192, 8192
@@ -54,6 +65,8 @@ def all_cases() -> list[qbench.CompileCase]:
         *int8_cases(),
         *gemm_cases(),
         *gemm_quantize_cases(),
+        *gemm_scaled_cases(),
+        *prepared_cases(),
     ]
 
 
@@ -210,6 +223,103 @@ def gemm_quantize_cases() -> list[qbench.CompileCase]:
         return qbench.CompileCase(f"nvfp4_gemm_quantize[{a},m={m},n={N},k={K}]", launch, expect)
 
     return [case("bf16", 16), case("quantized", 1024)]
+
+
+def gemm_scaled_cases() -> list[qbench.CompileCase]:
+    def case(fmt: Format, m: int, k: int = K) -> qbench.CompileCase:
+        expect = {"fp4_gemm_scaled_kernel": fp4_gemm_scaled.expected(fmt, k)}
+        return qbench.CompileCase(
+            f"{fmt.name}_gemm_scaled[m={m},n={N},k={k}]",
+            lambda: fp4_gemm_scaled.fp4_gemm_scaled(quantized(m, k, fmt), quantized(N, k, fmt)),
+            expect,
+        )
+
+    return [*(case(fmt, m) for fmt in (NVFP4, MXFP4) for m in (16, 1024)), case(NVFP4, 1024, K + 32)]
+
+
+def prepared_cases() -> list[qbench.CompileCase]:
+    """Products of weights laid out beforehand. Hopper's kernels, in Gluon, refuse other targets."""
+
+    def weights(fmt: Format, n: int = N, k: int = K) -> Fragments:
+        words = 2 if fmt.block == 16 else 1
+        data = torch.empty(n // 16, k // 64, 32, 4, dtype=torch.int32, device="cuda")
+        scale = torch.empty(n // 16, k // 64, 8 * words, dtype=torch.int32, device="cuda")
+        gs = one().reshape(()) if fmt.levels == 2 else None
+        return Fragments(data, scale, one(torch.uint8), 1.0, fmt, n, k, gs)
+
+    def folded() -> FoldedWeights:
+        codes, spread = (
+            torch.empty(N // 16, K // 128, b, dtype=torch.uint8, device="cuda") for b in (1024, 64)
+        )
+        return FoldedWeights(codes, spread, torch.empty(N, device="cuda"), N, K, 1.0)
+
+    def stream(fmt: Format, m: int) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"{fmt.name}_stream[m={m},n={N},k={K}]",
+            lambda: fp4_stream.fp4_stream(matrix(m), weights(fmt)),
+            {"fp4_stream_kernel": fp4_stream.expected()},
+        )
+
+    def few(fmt: Format, m: int, n: int = N) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"{fmt.name}_few[m={m},n={n},k={K}]",
+            lambda: fp4_few_sm90.fp4_few_sm90(matrix(m), weights(fmt, n)),
+            {"fp4_few_sm90_kernel": hopper_only("wgmma.bf16 A=registers")},
+        )
+
+    def many(fmt: Format, m: int) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"{fmt.name}_sm90[m={m},n={N},k={K}]",
+            lambda: fp4_gemm_sm90.fp4_gemm_sm90(matrix(m), weights(fmt)),
+            {"fp4_gemm_sm90_kernel": hopper_only("wgmma.bf16 A=registers")},
+        )
+
+    def eight(m: int) -> qbench.CompileCase:
+        def launch() -> None:
+            x = FoldedRows(matrix(m).to(torch.float8_e4m3fn), torch.empty(m, device="cuda"), 1.0)
+            mxfp4_gemm_sm90.mxfp4_gemm_sm90(x, folded())
+
+        return qbench.CompileCase(
+            f"mxfp4_folded_sm90[m={m},n={N},k={K}]",
+            launch,
+            {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers")},
+        )
+
+    return [
+        *(stream(NVFP4, m) for m in (1, 64)),
+        stream(MXFP4, 16),
+        *(few(NVFP4, m) for m in (1, 64)),
+        few(NVFP4, 16, 57344),
+        few(MXFP4, 16),
+        *(many(NVFP4, m) for m in (64, 256, 4096)),
+        many(MXFP4, 1024),
+        *(eight(m) for m in (64, 4096)),
+        qbench.CompileCase(
+            f"mxfp4_fold[m=4096,k={K}]",
+            lambda: mxfp4_fold.mxfp4_fold(matrix(4096)),
+            {"mxfp4_fold_kernel": mxfp4_fold.expected()},
+        ),
+        *(
+            qbench.CompileCase(
+                f"{fmt.name}_decode_rows[m=4096,k={K}]",
+                lambda fmt=fmt: fp4_decode_rows.fp4_decode_rows(quantized(4096, K, fmt)),  # type: ignore[misc]
+                {"fp4_decode_rows_kernel": qbench.Expectation({}, store_bits={"*": 128})},
+            )
+            for fmt in (NVFP4, MXFP4)
+        ),
+        qbench.CompileCase(
+            f"nvfp4_unpack[n={N},k={K}]",
+            lambda: fp4_unpack.fp4_unpack(weights(NVFP4)),
+            {"fp4_unpack_kernel": qbench.Expectation({}, load_bits={"*": 128})},
+        ),
+    ]
+
+
+def hopper_only(product: str) -> qbench.Expectation:
+    others = f"{BEFORE_HOPPER} {TENSOR_MEMORY} sm_120"
+    return qbench.Expectation(
+        {"sm_90": (product,)}, unsupported={others: "written for Hopper's wgmma and TMA"}
+    )
 
 
 def launch_of(case: str) -> Callable[[], object] | None:

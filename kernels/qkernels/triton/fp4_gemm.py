@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from qkernels.format import Format
 
-_QUANTIZES = nvfp4_quantize.TAKES | mxfp4_quantize.TAKES
+QUANTIZES = nvfp4_quantize.TAKES | mxfp4_quantize.TAKES
 
 
 def expected(fmt: Format, activations: str, m: int) -> qbench.Expectation:
@@ -208,7 +208,7 @@ def quantize_fp4(
             x, global_scale=global_scale, hadamard=hadamard, one_level=fmt.levels == 1
         )
     if fmt not in mxfp4_quantize.TAKES:
-        raise ValueError(f"no Triton kernel quantizes to {fmt.name}; known: {names(_QUANTIZES)}")
+        raise ValueError(f"no Triton kernel quantizes to {fmt.name}; known: {names(QUANTIZES)}")
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has no global scale; leave global_scale out")
     return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, hadamard=hadamard)
@@ -225,9 +225,7 @@ def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
 @qbench.provider("triton", needs_cuda=True)
 def hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """Rotate and quantize x as w was, then multiply; the quantized x is returned to be checked too."""
-    require(
-        QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", _QUANTIZES, instead="torch-eager"
-    )
+    require(QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", QUANTIZES, instead="torch-eager")
 
     def run() -> tuple[Tensor, QTensor]:
         xq = quantize_fp4(x, w.format, hadamard=w.hadamard)

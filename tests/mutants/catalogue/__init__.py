@@ -9,8 +9,10 @@ from tests.mutants.catalogue import (
     device,
     encode_e2m1,
     encode_e4m3,
+    fold,
     fp4_words,
     fp8,
+    fragments,
     gemm,
     gemm_mainloop,
     gemm_quantize,
@@ -19,9 +21,11 @@ from tests.mutants.catalogue import (
     judges,
     mxfp4,
     nvfp4,
+    prepared,
     reference,
     reference_rules,
     rest,
+    stream,
 )
 from tests.mutants.mutant import Mutant
 
@@ -40,6 +44,10 @@ MUTANTS: tuple[Mutant, ...] = (
     *gemm_mainloop.MUTANTS,
     *gemm.MUTANTS,
     *gemm_quantize.MUTANTS,
+    *fragments.MUTANTS,
+    *stream.MUTANTS,
+    *fold.MUTANTS,
+    *prepared.MUTANTS,
     *codec.MUTANTS,
     *reference.MUTANTS,
     *reference_rules.MUTANTS,

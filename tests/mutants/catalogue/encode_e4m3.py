@@ -138,7 +138,7 @@ MUTANTS = (
         "limit = divisor * 64.0",
         "quotients saturate at 64 instead of 2^23",
         "quantizer:values",
-        "int8 static",
+        "int8_asym static",
     ),
     _m(
         "division-loses-nan",
@@ -146,6 +146,6 @@ MUTANTS = (
         "bounded = tl.minimum(tl.maximum(x * factor, -limit), limit)",
         "NaN is clamped to the lower limit: -128 where the documented code is 0",
         "quantizer:nonfinite",
-        "int8 static",
+        "int8_asym static",
     ),
 )

@@ -76,6 +76,14 @@ MUTANTS = (
         "int8_asym static",
     ),
     _m(
+        "int8-symmetric-nan-not-zero",
+        "return tl.where(x == x, code, 0).to(tl.int8)",
+        "return code.to(tl.int8)",
+        "NaN under a static scale without a zero point gives some code",
+        "quantizer:nonfinite",
+        "int8 static",
+    ),
+    _m(
         "int8-static-reciprocal",
         "correct_quotient(bounded, divisor, tl.div_rn(1.0, divisor))",
         "bounded * tl.div_rn(1.0, divisor)",

@@ -1,0 +1,364 @@
+"""out[M, N] = (x . wT) * alpha + bias for few rows of x (M <= 128) on Hopper: bf16 or fp16, w in NVFP4 or MXFP4.
+
+With few rows a product is the reading of its weights, so everything here keeps that reading going. A program takes
+64 * WR rows of w. One warp fetches with TMA, three copies a stage: units of w (`Fragments`), their scales, and the
+columns of x beside them, DEPTH units of 64 of K each. Warpgroups, WK for parts of K by WR for rows, turn codes into the
+register operand of wgmma; x is the other, of 8 to 128 rows, from shared memory. A warpgroup has stages of its own (WK
+divides the number of stages), so none waits for another until the sums of the WK are added, through shared memory and
+in one order. Programs are persistent; what does not fill a wave is split along K (fp4_few_plan).
+
+Waits, measured on an H200: few large copies (seven to a stage took 1 us more than three), large stages (DEPTH 8 beats 4
+and 2 while it fits), and no more than 110 KB in flight for a matrix that is read in 10 us: with 200 KB the first stage
+comes later. A launch may begin while the kernel before it on the stream ends (`early`): it fetches weights at once and
+waits for that kernel before it reads x or writes anything. Weights must not be what that kernel writes.
+
+A product is never carried over an iteration and its registers are written again after its end (see fp4_gemm_sm90).
+
+SASS (sm_90, Triton 3.6), M <= 8: 650 instructions for 8 units, 20 for 8 weights a lane, of which decoding is 15: 7 on
+the ALU, 4 multiply-adds, 4 of two bf16. Predicted (N = K = 8192, M = 1, 16, 64): 12.5 to 13.5, 14 to 15 and 22 us.
+
+Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph, weights not in the L2 cache, NVFP4; `early`, without it;
+cuBLAS bf16 of the same run):
+
+    N x K         M = 1             16                32                64                128
+    8192 x 8192   12.4, 13.3; 34.4  12.8, 14.0; 33.8  14.4, 15.2; 34.5  18.4, 19.2; 35.4  27.9, 28.8; 36.4
+    10240 x 8192  15.6, 17.1; 45.1  16.7, 18.2; 46.9  20.0, 21.6; 48.6  27.2, 28.1; 42.3  42.5, 43.7; 46.7
+    8192 x 28672  34.2, 35.2; 115   36.3, 37.1; 118   42.6, 42.8; 120   58.1, 58.6; 127   89.9, 90.8; 126
+    57344 x 8192  65.2, 66.6; 225   70.8, 72.8; 242   84.6, 85.2; 240   112, 114; 236     176, 177; 251
+    4096 x 4096   6.5; 12.5         6.9; 12.9         8.6, 9.7; 13.1    11.1; 12.2
+    1024 x 8192   5.1; 9.8          5.9; 10.0         8.2, 9.4; 10.1    11.5; 10.6        20.3; 11.2
+
+M = 2 to 8 are as M = 1. Of 12.4 us, 11.3 are the kernel without decoding or products, and 8.8 the memory's.
+
+Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
+from qkernels.triton.fp4_fragments import COLUMNS, Fragments
+from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
+from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
+from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
+from qkernels.triton.stream_k import processors, workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_ROWS = 128
+COUNTERS = 512  # of those that stream_k.workspace gives
+
+
+@gluon.jit
+def decode(words, scales, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A unit of four tiles -> DTYPE [64, 64], wgmma's first operand.
+
+    Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
+    the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
+    """
+    T: gl.constexpr = L[0]
+    words = gl.convert_layout(words.reshape([T, 8, 4, 4]), L[3], assert_trivial=True)
+    scales = gl.convert_layout(scales.reshape([T, 8, 1, U, 1]), L[4], assert_trivial=True)
+    step = gl.convert_layout(
+        gl.arange(0, 4 // U, L[5]).reshape([1, 1, 1, 1, 4 // U]), L[4], assert_trivial=True
+    )
+    shape: gl.constexpr = [T, 8, 1, U, 4 // U]
+    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
+    factors = gl.inline_asm_elementwise(
+        FACTOR, "=r,r,r,r,r",
+        [
+            scales.broadcast_to(shape), select.broadcast_to(shape), gl.full(shape, STEP, gl.int32, L[4]),
+            gl.full(shape, base, gl.int32, L[4]),
+        ],
+        dtype=gl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
+    factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
+    if gl.float16 == DTYPE:
+        v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
+            DECODE_FP16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
+            dtype=(gl.float16, gl.float16, gl.float16, gl.float16,
+                   gl.float16, gl.float16, gl.float16, gl.float16), is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
+            DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
+            dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
+                   gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+        )  # fmt: skip
+    even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
+    odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
+    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
+    return gl.convert_layout(w, L[6], assert_trivial=True)
+
+
+@gluon.jit
+def fetch_weights(
+    w_desc, s_desc, words, scales, full, begin, i, steps,
+    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr,
+):  # fmt: skip
+    """Step begin + i, the i-th of this program, and what its stage will hold."""
+    stage = i % S
+    tile = (begin + i) // steps * (4 * WR)
+    chunk = (begin + i) % steps * C
+    mbarrier.expect(full.index(stage), BYTES)
+    tma_load(w_desc, [tile, chunk, 0], full.index(stage), words.index(stage))
+    tma_load(s_desc, [tile, chunk * 8 * U], full.index(stage), scales.index(stage))
+
+
+@gluon.jit
+def fetch_x(x_desc, x, full, begin, i, steps, C: gl.constexpr, S: gl.constexpr):
+    stage = i % S
+    tma_load(x_desc, [(begin + i) % steps * C, 0, 0], full.index(stage), x.index(stage))
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, begin, end, steps,
+    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """One warp: all of the program's steps, each into the next stage when its consumers have left it."""
+    if EARLY:
+        for i in range(min(end - begin, S)):
+            fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
+        gdc_wait()
+        for i in range(min(end - begin, S)):
+            fetch_x(x_desc, x, full, begin, i, steps, C, S)
+    for i in range(S if EARLY else 0, end - begin):
+        mbarrier.wait(empty.index(i % S), ((i // S) & 1) ^ 1)
+        fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
+        fetch_x(x_desc, x, full, begin, i, steps, C, S)
+
+
+@gluon.jit
+def multiply(
+    x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
+    work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
+    PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
+    S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """A warpgroup: every WK-th of the program's steps, 64 rows of w of each."""
+    KPART: gl.constexpr = PART // WR
+    RPART: gl.constexpr = PART % WR
+    if x.dtype == gl.float16:
+        base = 0
+    else:
+        base = gl.load(base_ptr).to(gl.int32) * 0x01000100
+    if EARLY:
+        gdc_wait()
+    x_gain = 1.0
+    if x_gs_ptr is not None:
+        x_gain = reciprocal(gl.load(x_gs_ptr))
+    gain = 1.0
+    if gs_ptr is not None:
+        gain = reciprocal(gl.load(gs_ptr))
+    first_item = begin // steps
+    for number in range((end - 1) // steps - first_item + 1):
+        item = first_item + number
+        low, high = max(begin, item * steps), min(end, (item + 1) * steps)
+        sums = gl.zeros([64, BM], gl.float32, layout=MMA)
+        first = low - begin
+        for turn in range(first + (KPART + WK - first % WK) % WK, high - begin, WK):
+            stage = turn % S
+            mbarrier.wait(full.index(stage), (turn // S) & 1)
+            units = ()
+            for c in gl.static_range(C):
+                w = words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1])
+                scale = scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2])
+                units += ((w, scale),)  # type: ignore[assignment]
+            for c in gl.static_range(C):
+                w, scale = units[c]
+                a = decode(w, scale, base, x.dtype, STEP, U, L)
+                sums = warpgroup_mma(a, x.index(stage * C + c).permute([1, 0]), sums, is_async=True)
+                if c > 0:
+                    sums, last = warpgroup_mma_wait(1, deps=[sums, last])  # type: ignore[has-type]  # noqa: F821
+                last = a
+            sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+            mbarrier.arrive(empty.index(stage), count=1)
+        if KPART > 0:
+            place: gl.constexpr = (KPART - 1) * WR + RPART
+            mbarrier.wait(parts_empty.index(place), (number & 1) ^ 1)
+            parts.index(place).store(sums)
+            barrier()
+            mbarrier.arrive(parts_full.index(place), count=1)
+        else:
+            for k in gl.static_range(WK - 1):
+                mbarrier.wait(parts_full.index(k * WR + RPART), number & 1)
+                sums += parts.index(k * WR + RPART).load(MMA)
+                barrier()
+                mbarrier.arrive(parts_empty.index(k * WR + RPART), count=1)
+            complete = True
+            if high - low < steps:
+                sums, complete = combine(
+                    sums,
+                    work_ptr + RPART * (64 * BM),
+                    counter_ptr + RPART,
+                    item,
+                    steps,
+                    grain,
+                    grains,
+                    WR,
+                    MMA,
+                )
+            if complete:
+                # one after the other: the product of two global scales may leave the numbers where the result does not
+                result = sums * unit * x_gain * gain
+                columns = (item * WR + RPART) * 64 + gl.arange(0, 64, gl.SliceLayout(1, MMA))
+                rows = gl.arange(0, BM, gl.SliceLayout(0, MMA))
+                if bias_ptr is not None:
+                    bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
+                    result += bias.to(gl.float32).expand_dims(1)
+                target = out_ptr + (rows.to(gl.int64) * stride_out).expand_dims(0) + columns.expand_dims(1)
+                there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
+                gl.store(target, result.to(out_ptr.dtype.element_ty), mask=there)
+
+
+# stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
+@gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
+def fp4_few_sm90_kernel(
+    x_desc, w_desc, s_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n,
+    stride_out, steps, grain, grains,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
+    BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, REGISTERS: gl.constexpr,
+    EARLY: gl.constexpr,
+):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
+    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
+    x = gl.allocate_shared_memory(x_desc.dtype, [S * C, BM, 64], X)
+    x_stages = reinterpret(x, x_desc.dtype, [S, C, BM, 64], X_STAGE)
+    words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], w_desc.layout)
+    scales = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C * 8 * U], s_desc.layout)
+    PARTS: gl.constexpr = (WK - 1) * WR if WK > 1 else 1
+    parts = gl.allocate_shared_memory(
+        gl.float32, [PARTS, 64, BM if WK > 1 else 1], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    )
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    parts_full = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
+    parts_empty = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(S):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=WR)
+    for i in gl.static_range(PARTS):
+        mbarrier.init(parts_full.index(i), count=1)
+        mbarrier.init(parts_empty.index(i), count=1)
+    fence_async_shared()
+    barrier()
+    BYTES: gl.constexpr = C * (BM * 128 + WR * 4 * (512 + 32 * U))
+    if WK * WR == 2:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
+                     BYTES, U, C, S, WR, EARLY)),
+        ], [4, 1], [REGISTERS, 24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
+                        grains, 3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
+                     BYTES, U, C, S, WR, EARLY)),
+        ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
+
+
+@lru_cache
+def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: those of fp4_gemm_sm90 for a warpgroup, but units lie in three dimensions."""
+    held, mma = layouts(TILES, u, bm, 4)
+    lanes = [[0, 0, 1 << bit] for bit in range(2, 7)]
+    words = gl.DistributedLinearLayout(
+        reg_bases=[[0, 0, 1], [0, 0, 2]], lane_bases=lanes, warp_bases=[[1, 0, 0], [2, 0, 0]], block_bases=[],
+        shape=[TILES, 1, 128],
+    )  # fmt: skip
+    return (held[0], words, *held[2:]), mma
+
+
+def fp4_few_sm90(
+    x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None, few: Few | None = None, early: bool = True,
+) -> Tensor:  # fmt: skip
+    """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
+    early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
+    x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K that is no
+    multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
+    """
+    m = _check(x, w)
+    out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
+    if not out.numel():
+        return out
+    tiles, chunks = w.data.shape[:2]
+    if w.k % COLUMNS or x.data_ptr() % 16 or (m > 1 and x.stride(0) % 8):
+        x = torch.nn.functional.pad(x, (0, chunks * COLUMNS - w.k)).contiguous()
+        x = x.clone() if x.data_ptr() % 16 else x
+    bm, u = max(8, triton.next_power_of_2(m)), 2 if w.format.block == 16 else 1
+    half = x.dtype == torch.float16
+    sms = processors(x.device)
+    few = few or choose(m, tiles, chunks, sms)
+    held, mma = few_layouts(u, bm)
+    wide = [gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=rank) for rank in (2, 3)]
+    raw = [gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=rank) for rank in (2, 3)]
+    stride = x.stride(0) if m > 1 else chunks * COLUMNS
+    box = TILES * few.wr
+    registers = 104 if few.resident == 2 else 232 if few.wk * few.wr == 2 else 112
+    with torch.cuda.device(x.device):
+        plan = share(few, tiles, chunks, sms, COUNTERS)
+        work, counters = workspace(
+            x.device, 2 * plan.programs * few.wr * 64 * bm if plan.grain < plan.steps else 0
+        )
+        fp4_few_sm90_kernel[(plan.programs,)](
+            TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
+            TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
+            TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
+            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, out.stride(0),
+            plan.steps, plan.grain, plan.grains,
+            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
+            BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
+            num_warps=4, launch_pdl=early, maxnreg=80 if few.resident == 2 else None,
+        )  # fmt: skip
+    return out
+
+
+def _check(x: Tensor, w: Fragments) -> int:
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
+    if x.dtype == torch.float16 and w.format.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
+    if x.ndim != 2 or x.shape[1] != w.k:
+        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    if x.shape[0] > MAX_ROWS:
+        raise ValueError(f"M = {x.shape[0]}; this kernel takes up to {MAX_ROWS} rows")
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        raise ValueError(f"x has stride {x.stride(1)} in its last dimension; call .contiguous() first")
+    return x.shape[0]

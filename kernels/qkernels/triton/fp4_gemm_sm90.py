@@ -1,0 +1,322 @@
+"""out[M, N] = (x . wT) * alpha + bias on Hopper's warpgroup MMA: x bf16, w in NVFP4 or MXFP4 as `Fragments`.
+
+A program computes tiles of 128 columns (rows of w) by 64, 128 or 256 rows of x, one after the other, whole or a part of
+their K (stream_k). One warp fetches with TMA, some steps of 64 of K ahead and into the next tile: a tile of x, and the
+raw units of w, which need a ninth of the bytes. The other warps turn codes into the registers of wgmma's first operand
+while the step before is multiplied; x is the second, from shared memory. A step of 256 rows takes 37 KB from the L2
+cache for 1024 cycles of MMA, where the usual 128 x 256 of two bf16 operands takes 48.
+
+In flight. Products of one step run while registers of the next are made; wgmma reads its register operand until it
+ends, and neither Triton nor ptxas keeps others from writing it (a loop that carries the operand across iterations
+compiles to copies into registers that are being read). Here no operand of a product in flight crosses an iteration but
+`last`, and steps alternate between two sets. tests/compile/test_gluon.py checks the machine code for it, and that ptxas
+has not serialized the products (as it does where two partitions of warps multiply: C7512).
+
+What a loop carries (`stage`) must not be copied to a second variable there: Triton takes that one for a constant.
+
+SASS (sm_90, Triton 3.6), 256 rows: 203 instructions for two steps of 32 weights a thread, 3.2 a weight with all that is
+not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills.
+
+Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. Measured (torch 2.11, Triton 3.6, graph
+replay, weights not in L2 for M <= 512, NVFP4), us and times cuBLAS bf16 of the same run:
+
+      M    o 8192x8192    qkv 10240x8192    gate_up 57344x8192    down 8192x28672
+     64    22.3   1.68      26.2   1.61         112.4   2.09          58.5   2.10
+    128    29.7   1.21      38.3   1.21         172.3   1.47          88.7   1.39
+    256    48.6   1.00      64.9   0.96         293.8   1.11         150.9   1.12
+    512    83.9   1.04     113.7   0.97         569.7   1.06         283.3   1.05
+   1024   162.8   1.04     208.0   1.03        1135.6   1.06         558.4   1.04
+   2048   322.0   1.04     402.5   1.06        2225.7   1.07        1118.9   1.04
+   4096   644.2   1.04     805.6   1.05        4445.6   1.08        2234.3   1.05
+   8192  1291.7   1.06    1587.9   1.07        8860.2   1.08        4503.0   1.08
+
+The same with x in NVFP4, decoded first (fp4_decode_rows): 1.02, 0.98, 1.07, 1.03 times cuBLAS at M = 1024 and 1.02,
+1.03, 1.08, 1.03 at 4096. Slower: 16 tiles of w by 128 rows (o 175 at M = 1024, 39 at 128), half a step ahead instead of
+a whole one (o 38 at M = 128).
+
+Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
+from qkernels.triton.gluon_names import barrier, tma_load, tma_store
+from qkernels.triton.stream_k import (
+    IN_CACHE,
+    Plan,
+    Shape,
+    choose,
+    combine,
+    following,
+    piece,
+    place,
+    processors,
+    segment,
+    segments,
+    workspace,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@gluon.jit
+def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
+    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
+
+    Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
+    the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
+    """
+    T: gl.constexpr = L[0]
+    words = gl.convert_layout(words_smem.load(L[1]).reshape([T, 8, 4, 4]), L[3], assert_trivial=True)
+    scales = gl.convert_layout(scales_smem.load(L[2]).reshape([T, 8, 1, U, 1]), L[4], assert_trivial=True)
+    step = gl.convert_layout(
+        gl.arange(0, 4 // U, L[5]).reshape([1, 1, 1, 1, 4 // U]), L[4], assert_trivial=True
+    )
+    shape: gl.constexpr = [T, 8, 1, U, 4 // U]
+    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
+    factors = gl.inline_asm_elementwise(
+        FACTOR, "=r,r,r,r,r",
+        [
+            scales.broadcast_to(shape), select.broadcast_to(shape), gl.full(shape, STEP, gl.int32, L[4]),
+            gl.full(shape, base, gl.int32, L[4]),
+        ],
+        dtype=gl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
+    factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
+    v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
+        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
+        dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
+               gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
+    )  # fmt: skip
+    even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
+    odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
+    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
+    return gl.convert_layout(w, L[6], assert_trivial=True)
+
+
+@gluon.jit
+def reciprocal(x):
+    """1/x rounded once; Triton's own division is approximate."""
+    return gl.inline_asm_elementwise(
+        "rcp.rn.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    stage = 0
+    phase = 1
+    for number in range(count):
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(2 * first, 2 * end):
+            mbarrier.wait(empty.index(stage), phase)
+            mbarrier.expect(full.index(stage), BM * 128 + T * (512 + 32 * U))
+            tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
+            tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
+            tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
+            stage, phase = following(stage, phase, S)
+
+
+@gluon.jit
+def multiply(
+    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split, sharing,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
+    T: gl.constexpr = L[0]
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    if x_gs_ptr is not None:
+        x_inverse = reciprocal(gl.load(x_gs_ptr))
+    if gs_ptr is not None:
+        inverse = reciprocal(gl.load(gs_ptr))
+    stage = 0
+    phase = 0
+    for number in range(count):
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        gl.assume(end > first)
+        sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+        last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[6])
+        for i in range(first, end):
+            mbarrier.wait(full.index(stage), phase)
+            a0 = decode(words.index(stage), scales.index(stage), base, STEP, U, L)
+            sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
+            sums, last = warpgroup_mma_wait(1, deps=[sums, last])
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            other, other_phase = following(stage, phase, S)
+            mbarrier.wait(full.index(other), other_phase)
+            a1 = decode(words.index(other), scales.index(other), base, STEP, U, L)
+            sums = warpgroup_mma(a1, x.index(other).permute([1, 0]), sums, is_async=True)
+            sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+            mbarrier.arrive(empty.index(stage), count=1)
+            last = a1
+            stage, phase = following(other, other_phase, S)
+        sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+        mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
+        if end - first < steps:
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
+            )
+        if complete:
+            # one after the other: the product of two global scales may leave the numbers where the result does not
+            result = sums * unit
+            if x_gs_ptr is not None:
+                result *= x_inverse
+            if gs_ptr is not None:
+                result *= inverse
+            column = tile * (T * 16)
+            if bias_ptr is not None:
+                columns = column + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
+                bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
+                result += bias.to(gl.float32).expand_dims(1)
+            tma.store_wait(0)  # the tile before has left `out`
+            barrier()
+            out.permute([1, 0]).store(result.to(out.dtype))
+            fence_async_shared()
+            barrier()
+            tma_store(out_desc, [row * BM, column], out)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+def fp4_gemm_sm90_kernel(
+    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    unit, m, n, steps, split, sharing,
+    STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    T: gl.constexpr = L[0]
+    x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
+    scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(S):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=1)
+    fence_async_shared()
+    barrier()
+    base = gl.load(base_ptr).to(gl.int32) * 0x01000100
+    gl.warp_specialize([
+        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                    counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
+        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+                 U, T, BM, S, GROUP)),
+    ], [1], [24])  # fmt: skip
+
+
+@lru_cache
+def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+    spread = warps.bit_length() - 1
+
+    def unit(rank: int, axis: int, value: int) -> list[int]:
+        return [value if each == axis else 0 for each in range(rank)]
+
+    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
+        rank = len(shape)
+        held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
+        return gl.DistributedLinearLayout(
+            reg_bases=registers + held[spread:],
+            lane_bases=lanes,
+            warp_bases=held[:spread],
+            block_bases=[],
+            shape=shape,
+        )
+
+    words = linear([[0, 1], [0, 2]], [[0, 4], [0, 8], [0, 16], [0, 32], [0, 64]], [t, 128])
+    nobody = [[0, 0]] * 2
+    scales = linear([[0, 1]] if u == 2 else [], [*nobody, [0, u], [0, 2 * u], [0, 4 * u]], [t, 8 * u])
+    lanes = [unit(4, 2, 1), unit(4, 2, 2), unit(4, 1, 1), unit(4, 1, 2), unit(4, 1, 4)]
+    codes = linear([unit(4, 3, 1), unit(4, 3, 2)], lanes, [t, 8, 4, 4])
+    steps = [unit(5, 4, 1), unit(5, 3, 1)] if u == 2 else [unit(5, 4, 1), unit(5, 4, 2)]
+    factors = linear(steps, [[0] * 5, [0] * 5, unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
+                     [t, 8, 1, u, 4 // u])  # fmt: skip
+    still = [[0]] * spread
+    step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
+    return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
+
+
+# What is chosen from; cycles of two steps and of a part as measured on an H200.
+SHAPES = (
+    Shape(tiles=8, rows=64, stages=6, warps=4, step_cycles=1600, part_cycles=1500, resident=2),
+    Shape(tiles=8, rows=128, stages=6, warps=8, step_cycles=1240, part_cycles=2500),
+    Shape(tiles=8, rows=256, stages=4, warps=8, step_cycles=2200, part_cycles=4000),
+)
+
+
+def fp4_gemm_sm90(
+    x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
+    shape: Shape | None = None, plan: Plan | None = None,
+) -> Tensor:  # fmt: skip
+    """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
+    M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
+    """
+    if x.dtype != torch.bfloat16:
+        raise TypeError(f"x is {x.dtype}; use bfloat16")
+    if x.ndim != 2 or x.shape[1] != w.k:
+        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
+        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+    m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
+    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    steps = (chunks + 1) // 2
+    shapes = SHAPES if shape is None else (shape,)
+    shape, best = choose(shapes, m, w.n, steps, processors(x.device), m * w.k <= IN_CACHE // 2)
+    plan = plan or best
+    u = 2 if w.format.block == 16 else 1
+    rows, columns = shape.rows, shape.tiles * ROWS
+    held, mma = layouts(shape.tiles, u, rows, shape.warps)
+    wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    with torch.cuda.device(x.device):
+        work, counters = workspace(x.device, plan.workspace(rows * columns))
+        fp4_gemm_sm90_kernel[(plan.programs,)](
+            TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
+            TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
+            TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
+            TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
+            plan.sharing, STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            GROUP=16, MMA=mma, WARPS=shape.warps, num_warps=shape.warps,
+            maxnreg=128 if shape.resident == 2 else None,
+        )  # fmt: skip
+    return out

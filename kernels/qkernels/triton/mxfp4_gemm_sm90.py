@@ -1,0 +1,310 @@
+"""out[M, N] = (x . wT) * alpha in MXFP4 x MXFP4 on Hopper's FP8 tensor cores: both operands folded (mxfp4_folded).
+
+The structure of fp4_gemm_sm90, with steps of 128 of K: one warp fetches with TMA, eight decode codes of w into E4M3
+registers, wgmma's first operand, and x comes as E4M3 from shared memory. A code becomes a byte by prmt, with its
+magnitude as the selector, from a table of the eight magnitudes that the block's d has moved down: 7 instructions for
+eight codes, and two tables (4 instructions) for each row's 32 of K, of which a lane has eight codes.
+
+Sums are wgmma's own FP8 accumulation over all of K: products are exact, additions keep about 14 bits ("fp8-fast").
+The norm of the error is 1.7e-3 to 2.1e-3 of the result's, of which bf16 rounding is 1.7e-3 (K = 128 .. 8192).
+
+SASS (sm_90, Triton 3.6), 256 rows: 245 instructions for two steps of 64 weights a thread. No spills.
+
+Predicted (H200): MMA-bound, 1.7 times cuBLAS or more at M >= 1024. Measured as in fp4_gemm_sm90, operands in MXFP4, us
+and times cuBLAS bf16 of the same run:
+
+      M    o 8192x8192    qkv 10240x8192    gate_up 57344x8192    down 8192x28672
+     64    16.7   2.27      21.4   1.97          80.8   2.89          41.4   3.04
+    128    22.1   1.67      30.3   1.54         110.9   2.26          56.5   2.19
+    256    30.7   1.46      42.9   1.32         172.7   1.70          88.8   1.77
+    512    48.2   1.68      69.2   1.48         322.5   1.73         155.1   1.78
+   1024    91.6   1.72     118.9   1.67         632.3   1.74         300.0   1.79
+   2048   177.4   1.76     220.8   1.78        1215.2   1.90         594.5   1.80
+   4096   353.4   1.76     441.2   1.78        2415.2   1.82        1189.8   1.81
+   8192   704.0   1.81     864.9   1.81        4793.4   1.79        2375.5   1.87
+
+With the quantizer (mxfp4_fold) before it: 1.60, 1.57, 1.77, 1.69 at M = 1024; 1.67, 1.71, 1.83, 1.71 at 4096.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
+from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+from qkernels.triton.stream_k import (
+    IN_CACHE,
+    Plan,
+    Shape,
+    choose,
+    combine,
+    following,
+    piece,
+    place,
+    processors,
+    segment,
+    segments,
+    workspace,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+# Eight codes in $2; tables $3 (0, .5, 1, 1.5) and $7 (2, 3, 4, 6), each four times for four elements.
+DECODE_E4M3 = gl.constexpr("""
+{
+.reg .b32 m, h, s;
+and.b32 m, $2, 0x77777777;
+prmt.b32 h, $3, $7, m;
+lop3.b32 $0, $2, 0x80808080, h, 0xEA;
+shr.u32 m, m, 16;
+shl.b32 s, $2, 4;
+prmt.b32 h, $3, $7, m;
+lop3.b32 $1, s, 0x80808080, h, 0xEA;
+}
+""")
+
+
+@gluon.jit
+def decode(codes_smem, spread_smem, L: gl.constexpr):
+    """A step's units -> E4M3 [16 * T, 128]. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
+    T: gl.constexpr = L[0]
+    shape: gl.constexpr = [T, 2, 8, 4, 2, 2, 4]
+    codes = gl.convert_layout(codes_smem.load(L[1]).reshape(shape), L[3], assert_trivial=True)
+    d = spread_smem.load(L[2]).to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
+    d = gl.convert_layout(d, L[3], assert_trivial=True)
+    low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
+    high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
+    first, second = gl.inline_asm_elementwise(
+        DECODE_E4M3,
+        "=r,=r,r,r,r,r,r,r,r,r,r",
+        [codes, low, high],
+        dtype=(gl.uint8, gl.uint8),
+        is_pure=True,
+        pack=4,
+    )
+    w = gl.join(first, second)  # T c g t e s b upper
+    w = w.permute(0, 5, 2, 1, 4, 7, 3, 6).reshape([T * 16, 128]).to(gl.float8e4nv, bitcast=True)
+    return gl.convert_layout(w, L[4], assert_trivial=True)
+
+
+@gluon.jit
+def keep(a):
+    """The operand of a product that has ended, used once more: so its registers are its own until here.
+
+    (Triton's wait for products takes operands of 16 bits and more as dependences, none of 8.)
+    """
+    gl.inline_asm_elementwise(
+        "", "=r,0", [a.to(gl.uint8, bitcast=True)], dtype=gl.uint8, is_pure=False, pack=4
+    )
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split, sharing,
+    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    stage = 0
+    phase = 1
+    for number in range(count):
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(2 * first, 2 * end):
+            mbarrier.wait(empty.index(stage), phase)
+            mbarrier.expect(full.index(stage), BM * 128 + T * (1024 + 64))
+            tma_load(x_desc, [row * BM, i * 128], full.index(stage), x.index(stage))
+            tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
+            tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
+            stage, phase = following(stage, phase, S)
+
+
+@gluon.jit
+def multiply(
+    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
+    gain, m, n, steps, split, sharing,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
+    T: gl.constexpr = L[0]
+    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    stage = 0
+    phase = 0
+    for number in range(count):
+        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        gl.assume(end > first)
+        # asked for here, needed at the end
+        columns = tile * (T * 16) + gl.arange(0, T * 16, LINE)
+        rows = row * BM + gl.arange(0, BM, LINE)
+        w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
+        x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+        if bias_ptr is not None:
+            bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32)
+        sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
+        last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
+        for i in range(first, end):
+            mbarrier.wait(full.index(stage), phase)
+            a0 = decode(codes.index(stage), spread.index(stage), L)
+            sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(last)
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            other, other_phase = following(stage, phase, S)
+            mbarrier.wait(full.index(other), other_phase)
+            a1 = decode(codes.index(other), spread.index(other), L)
+            sums = warpgroup_mma(a1, x.index(other).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(a0)
+            mbarrier.arrive(empty.index(stage), count=1)
+            last = a1
+            stage, phase = following(other, other_phase, S)
+        sums = warpgroup_mma_wait(0, deps=[sums])
+        keep(last)
+        mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
+        if end - first < steps:
+            sums, complete = combine(
+                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
+            )
+        if complete:
+            of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, MMA)).expand_dims(1)
+            of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, MMA)).expand_dims(0)
+            # one after the other: the product of the two may leave the normal numbers where the result does not
+            result = sums * of_columns * of_rows
+            if bias_ptr is not None:
+                result += gl.convert_layout(bias, gl.SliceLayout(1, MMA)).expand_dims(1)
+            tma.store_wait(0)  # the tile before has left `out`
+            barrier()
+            out.permute([1, 0]).store(result.to(out.dtype))
+            fence_async_shared()
+            barrier()
+            tma_store(out_desc, [row * BM, tile * (T * 16)], out)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+def mxfp4_gemm_sm90_kernel(
+    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
+    gain, m, n, steps, split, sharing,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    T: gl.constexpr = L[0]
+    x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
+    words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
+    spreads = gl.allocate_shared_memory(gl.int32, [S, T, 16], d_desc.layout)
+    bytes_layout: gl.constexpr = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=8, rank=2)
+    # rows of 256 bytes: Triton cuts wider ones into columns of 256 elements, which the words above are not
+    codes = reinterpret(words, gl.uint8, [S, T * 4, 256], bytes_layout)
+    spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
+    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(S):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=1)
+    fence_async_shared()
+    barrier()
+    gl.warp_specialize([
+        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
+        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
+    ], [1], [24])  # fmt: skip
+
+
+@lru_cache
+def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
+    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
+    spread = warps.bit_length() - 1
+    held = [1 << bit for bit in range(t.bit_length() - 1)]
+
+    def unit(rank: int, axis: int, value: int) -> list[int]:
+        return [value if each == axis else 0 for each in range(rank)]
+
+    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
+        tile_bits = [unit(len(shape), 0, value * (shape[0] // t)) for value in held]
+        return gl.DistributedLinearLayout(
+            registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape
+        )
+
+    codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [2, 0]],
+                   [[0, 16], [0, 32], [0, 64], [0, 128], [1, 0]], [4 * t, 256])  # fmt: skip
+    distances = linear([[0, 1], [0, 2], [0, 4]], [[0, 0], [0, 0], [0, 8], [0, 16], [0, 32]], [t, 64])
+    full = linear([unit(7, 6, 1), unit(7, 6, 2), unit(7, 5, 1), unit(7, 4, 1), unit(7, 1, 1)],
+                  [unit(7, 3, 1), unit(7, 3, 2), unit(7, 2, 1), unit(7, 2, 2), unit(7, 2, 4)],
+                  [t, 2, 8, 4, 2, 2, 4])  # fmt: skip
+    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 32])
+    return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
+
+
+# What is chosen from; cycles of two steps and of a part as measured on an H200.
+SHAPES = (
+    Shape(tiles=8, rows=64, stages=6, warps=8, step_cycles=1380, part_cycles=2000),
+    Shape(tiles=8, rows=128, stages=4, warps=8, step_cycles=1500, part_cycles=3500),
+    Shape(tiles=8, rows=256, stages=3, warps=8, step_cycles=2480, part_cycles=5000),
+)
+
+
+def mxfp4_gemm_sm90(
+    x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, shape: Shape | None = None,
+    plan: Plan | None = None,
+) -> Tensor:  # fmt: skip
+    """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. K is a multiple of 32, N of 8.
+
+    shape, plan: for tests.
+    """
+    m, k = x.elements.shape
+    if k != w.k or x.hadamard != w.hadamard:
+        raise ValueError(f"x has K = {k} and rotation {x.hadamard}, w has {w.k} and {w.hadamard}")
+    if k % 16 or w.n % 8:
+        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+    all_tiles, chunks = w.codes.shape[:2]
+    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
+    if not out.numel():
+        return out
+    steps = (chunks + 1) // 2
+    shapes = SHAPES if shape is None else (shape,)
+    shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)
+    plan = plan or best
+    rows, columns = shape.rows, shape.tiles * ROWS
+    held, mma = layouts(shape.tiles, rows, shape.warps)
+    eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
+    wide = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+    words = w.codes.view(torch.int32).view(all_tiles, -1)
+    spread = w.spread.view(torch.int32).view(all_tiles, -1)
+    with torch.cuda.device(out.device):
+        work, counters = workspace(out.device, plan.workspace(rows * columns))
+        mxfp4_gemm_sm90_kernel[(plan.programs,)](
+            TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
+            TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
+            TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
+            TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split, plan.sharing,
+            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, num_warps=shape.warps,
+        )  # fmt: skip
+    return out
