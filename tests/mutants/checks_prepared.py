@@ -22,6 +22,9 @@ def prepared() -> None:
         w = quantize(normal(24, 96, seed=1), name)
         for dtype in (torch.bfloat16, torch.float16):
             x = normal(3, 96, dtype)
+            if dtype == torch.float16 and w.format.scale == "e8m0":
+                _refused(lambda x=x, w=w: prepared_matmul(x, prepare(w)))
+                continue
             for asked in (None, torch.float32):
                 y = prepared_matmul(x, prepare(w), bias=BIAS, out_dtype=asked)
                 _once(f"{name} with {dtype}", y, reference.matmul(x, w, bias=BIAS), asked or dtype)

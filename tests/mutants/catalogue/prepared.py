@@ -33,8 +33,8 @@ MUTANTS = (
     ),
     _p(
         "prepared-output-in-bf16",
-        "dtype = out_dtype or x.dtype",
-        "dtype = out_dtype or torch.bfloat16",
+        "1.0, bias, out_dtype or x.dtype)",
+        "1.0, bias, out_dtype or torch.bfloat16)",
         "fp16 activations give bf16",
         "prepared",
     ),
@@ -47,9 +47,16 @@ MUTANTS = (
     ),
     _p(
         "prepared-formats-not-compared",
-        "if (x.format.block, x.format.scale) != (w.format.block, w.format.scale):",
-        "if False:",
+        "alike = (x.format.block, x.format.scale) == (w.format.block, w.format.scale)",
+        "alike = True",
         "MXFP4 activations are multiplied with NVFP4 weights",
+        "prepared",
+    ),
+    _p(
+        "prepared-mxfp4-in-fp16",
+        'if x.dtype == torch.float16 and fmt.scale == "e8m0":',
+        "if False:",
+        "MXFP4 weights are multiplied in fp16, whose range their scales leave",
         "prepared",
     ),
     _p(
@@ -62,8 +69,8 @@ MUTANTS = (
     # --- layer
     _p(
         "layer-rotation-forgotten",
-        "_product(rotate(rows, had, x.dtype) if had else rows, w,",
-        "_product(rows, w,",
+        "_sixteen(rotate(rows, had, x.dtype) if had else rows, self.format)",
+        "_sixteen(rows, self.format)",
         "plain activations are not rotated as the weights were",
         "prepared-layer",
     ),
