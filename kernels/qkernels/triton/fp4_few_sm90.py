@@ -56,7 +56,7 @@ from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
 from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
-from qkernels.triton.stream_k import processors, workspace
+from qkernels.triton.stream_k import processors, require_hopper, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -315,6 +315,7 @@ def fp4_few_sm90(
     multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
     """
     m = _check(x, w)
+    require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
     if not out.numel():
         return out

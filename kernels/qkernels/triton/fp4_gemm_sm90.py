@@ -67,6 +67,7 @@ from qkernels.triton.stream_k import (
     piece,
     place,
     processors,
+    require_hopper,
     segment,
     segments,
     workspace,
@@ -297,6 +298,7 @@ def fp4_gemm_sm90(
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
+    require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)

@@ -55,6 +55,7 @@ from qkernels.triton.stream_k import (
     piece,
     place,
     processors,
+    require_hopper,
     segment,
     segments,
     workspace,
@@ -283,6 +284,7 @@ def mxfp4_gemm_sm90(
     if k % 16 or w.n % 8:
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     all_tiles, chunks = w.codes.shape[:2]
+    require_hopper(x.elements.device)
     out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
     if not out.numel():
         return out

@@ -23,6 +23,7 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from qbench import Unsupported
 from qkernels.triton.gluon_names import barrier
 
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
@@ -190,6 +191,12 @@ def choose(
             )
             found.append((shape, plan))
     return min(found, key=lambda each: each[1].cycles)
+
+
+def require_hopper(device: torch.device) -> None:
+    """Unsupported, before anything is compiled, on another GPU."""
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        raise Unsupported("written for Hopper's wgmma and TMA (sm_90)", "triton")
 
 
 def processors(device: torch.device) -> int:
