@@ -315,10 +315,10 @@ def fp4_few_sm90(
     multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
     """
     m = _check(x, w)
-    require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
     if not out.numel():
         return out
+    require_hopper(x.device)
     tiles, chunks = w.data.shape[:2]
     if w.k % COLUMNS or x.data_ptr() % 16 or (m > 1 and x.stride(0) % 8):
         x = torch.nn.functional.pad(x, (0, chunks * COLUMNS - w.k)).contiguous()

@@ -284,10 +284,10 @@ def mxfp4_gemm_sm90(
     if k % 16 or w.n % 8:
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     all_tiles, chunks = w.codes.shape[:2]
-    require_hopper(x.elements.device)
     out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
     if not out.numel():
         return out
+    require_hopper(x.elements.device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
     shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)

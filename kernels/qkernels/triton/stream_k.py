@@ -195,7 +195,7 @@ def choose(
 
 def require_hopper(device: torch.device) -> None:
     """Unsupported, before anything is compiled, on another GPU."""
-    if torch.cuda.get_device_capability(device)[0] != 9:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 9:
         raise Unsupported("written for Hopper's wgmma and TMA (sm_90)", "triton")
 
 
