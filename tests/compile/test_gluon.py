@@ -32,7 +32,9 @@ def descriptor(kind: str, rows: int, columns: int, layout: object) -> str:
     return f"tensordesc<{kind}[{rows},{columns}],{layout!r}>"
 
 
-def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], shape: Shape) -> Any:
+def compiled(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], shape: Shape, **more: Any
+) -> Any:
     names = kernel.arg_names
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in types if types[name][0] == "*"}
     source = GluonASTSource(
@@ -41,7 +43,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], shap
         {(names.index(name),): value for name, value in constants.items()},
         aligned,
     )
-    options: dict[str, Any] = {"num_warps": shape.warps}
+    options: dict[str, Any] = {"num_warps": shape.warps, **more}
     if shape.resident == 2:
         options["maxnreg"] = 128
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)

@@ -56,7 +56,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
-from qkernels.triton.gluon_names import barrier, tma_load, tma_store
+from qkernels.triton.gluon_names import barrier, tma_load
+from qkernels.triton.quantizing_epilogue import Quantized, rule_of, write_tile, written_to
 from qkernels.triton.stream_k import (
     IN_CACHE,
     Plan,
@@ -147,10 +148,10 @@ def fetch(
 
 @gluon.jit
 def multiply(
-    x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
+    x, words, scales, full, empty, target, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
     unit, m, n, steps, split, sharing,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -204,27 +205,26 @@ def multiply(
                 columns = column + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
                 bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
                 result += bias.to(gl.float32).expand_dims(1)
-            tma.store_wait(0)  # the tile before has left `out`
-            barrier()
-            out.permute([1, 0]).store(result.to(out.dtype))
-            fence_async_shared()
-            barrier()
-            tma_store(out_desc, [row * BM, column], out)
+            write_tile(result, target, row * BM, column, m, n, RULE)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split, sharing,
+    x_desc, w_desc, s_desc, out_desc, codes_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+    counter_ptr, unit, m, n, steps, split, sharing,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
     scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    if RULE == "":
+        out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+        target = (out, out_desc)
+    else:
+        target = (codes_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
@@ -234,8 +234,8 @@ def fp4_gemm_sm90_kernel(
     barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
     gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, out, out_desc, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                    counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS)),
+        (multiply, (x, words, scales, full, empty, target, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+                    counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS, RULE)),
         (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
                  U, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
@@ -284,10 +284,11 @@ SHAPES = (
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    shape: Shape | None = None, plan: Plan | None = None,
+    shape: Shape | None = None, plan: Plan | None = None, into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
+    into: quantize the fp32 result there instead; returned are its codes.
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
     M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
     """
@@ -299,7 +300,7 @@ def fp4_gemm_sm90(
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     require_hopper(x.device)
-    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device) if into is None else into.codes
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
     shape, best = choose(shapes, m, w.n, steps, processors(x.device), m * w.k <= IN_CACHE // 2)
@@ -315,10 +316,10 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
-            TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
-            plan.sharing, STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
-            GROUP=16, MMA=mma, WARPS=shape.warps, num_warps=shape.warps,
-            maxnreg=128 if shape.resident == 2 else None,
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide), *written_to(into),
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split, plan.sharing,
+            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            GROUP=16, MMA=mma, WARPS=shape.warps, RULE=rule_of(into), num_warps=shape.warps,
+            maxnreg=128 if shape.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

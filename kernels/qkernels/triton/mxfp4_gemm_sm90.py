@@ -43,8 +43,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
+from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+from qkernels.triton.quantizing_epilogue import Quantized, rule_of, write_tile, written_to
 from qkernels.triton.stream_k import (
     IN_CACHE,
     Plan,
@@ -141,9 +142,10 @@ def fetch(
 
 @gluon.jit
 def multiply(
-    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
+    x, codes, spread, full, empty, target, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
     gain, m, n, steps, split, sharing,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -199,20 +201,16 @@ def multiply(
             result = sums * of_columns * of_rows
             if bias_ptr is not None:
                 result += gl.convert_layout(bias, gl.SliceLayout(1, MMA)).expand_dims(1)
-            tma.store_wait(0)  # the tile before has left `out`
-            barrier()
-            out.permute([1, 0]).store(result.to(out.dtype))
-            fence_async_shared()
-            barrier()
-            tma_store(out_desc, [row * BM, tile * (T * 16)], out)
+            write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, sharing,
+    x_desc, w_desc, d_desc, out_desc, codes_ptr, scales_ptr, out_gs_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+    counter_ptr, gain, m, n, steps, split, sharing,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    RULE: gl.constexpr,
 ):  # fmt: skip
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
@@ -222,7 +220,11 @@ def mxfp4_gemm_sm90_kernel(
     # rows of 256 bytes: Triton cuts wider ones into columns of 256 elements, which the words above are not
     codes = reinterpret(words, gl.uint8, [S, T * 4, 256], bytes_layout)
     spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    if RULE == "":
+        out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+        target = (out, out_desc)
+    else:
+        target = (codes_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
@@ -231,8 +233,8 @@ def mxfp4_gemm_sm90_kernel(
     fence_async_shared()
     barrier()
     gl.warp_specialize([
-        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
-                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
+        (multiply, (x, codes, spread, full, empty, target, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS, RULE)),
         (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
     ], [1], [24])  # fmt: skip
 
@@ -272,10 +274,11 @@ SHAPES = (
 
 def mxfp4_gemm_sm90(
     x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, shape: Shape | None = None,
-    plan: Plan | None = None,
+    plan: Plan | None = None, into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. K is a multiple of 32, N of 8.
 
+    into: quantize the fp32 result there instead; returned are its codes.
     shape, plan: for tests.
     """
     m, k = x.elements.shape
@@ -284,7 +287,8 @@ def mxfp4_gemm_sm90(
     if k % 16 or w.n % 8:
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     all_tiles, chunks = w.codes.shape[:2]
-    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
+    device = x.elements.device
+    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=device) if into is None else into.codes
     if not out.numel():
         return out
     require_hopper(x.elements.device)
@@ -305,8 +309,9 @@ def mxfp4_gemm_sm90(
             TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
             TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
-            TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide), *written_to(into),
             x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split, plan.sharing,
-            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, num_warps=shape.warps,
+            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, RULE=rule_of(into),
+            num_warps=shape.warps, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out
