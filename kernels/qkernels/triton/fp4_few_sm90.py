@@ -56,7 +56,8 @@ from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
 from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
-from qkernels.triton.quantizing_epilogue import Quantized, rule_of, write_quantized, written_to
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_quantized
 from qkernels.triton.stream_k import processors, require_hopper, workspace
 
 if TYPE_CHECKING:

@@ -57,7 +57,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
 from qkernels.triton.gluon_names import barrier, tma_load
-from qkernels.triton.quantizing_epilogue import Quantized, rule_of, write_tile, written_to
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
     IN_CACHE,
     Plan,

@@ -45,7 +45,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
-from qkernels.triton.quantizing_epilogue import Quantized, rule_of, write_tile, written_to
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
     IN_CACHE,
     Plan,

@@ -22,16 +22,10 @@ Tolerance: as the quantizers', of a value that is known within the product's err
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
-from qkernels.format import Format
-from qkernels.tensor import QTensor
 from qkernels.triton.fp4 import magnitude_bits, nvfp4_scale
 from qkernels.triton.fp4_words import codes_of, top_sign_word
 from qkernels.triton.gluon_names import barrier, tma_store
@@ -141,27 +135,3 @@ def write_quantized(
         inside = (rows < m).expand_dims(1) & (block < n // BLOCK).expand_dims(0)
         target = scales_ptr + (rows.to(gl.int64) * (n // BLOCK)).expand_dims(1)
         gl.store(target + block.expand_dims(0), bytes_.to(gl.uint8), mask=inside)
-
-
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """Where a quantized result goes: codes uint8 [M, N/2], scales uint8 [M, N/block], and how it is made."""
-
-    codes: Tensor
-    scales: Tensor
-    global_scale: Tensor | None
-    format: Format
-
-
-def written_to(into: Quantized | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """codes_ptr, scales_ptr and gs_ptr of a kernel."""
-    if into is None:
-        return None, None, None
-    return into.codes.view(torch.int32), into.scales, into.global_scale
-
-
-def rule_of(into: Quantized | None) -> str:
-    """RULE of a kernel."""
-    if into is None:
-        return ""
-    return "nvfp4" if into.format.scale == "e4m3" else into.format.rule
