@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 
+from qbench.aot.driver import compilable
 from qbench.aot.in_flight import overwritten
 from qbench.aot.sass import code_of, disassemble
 from qkernels.triton import fp4_gemm_sm90, mxfp4_gemm_sm90
@@ -37,16 +38,17 @@ def compiled(
 ) -> Any:
     names = kernel.arg_names
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in types if types[name][0] == "*"}
-    source = GluonASTSource(
-        kernel,
-        {name: "constexpr" if name in constants else types[name] for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
-        aligned,
-    )
     options: dict[str, Any] = {"num_warps": shape.warps, **more}
     if shape.resident == 2:
         options["maxnreg"] = 128
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with compilable():  # the epilogue calls functions of triton.jit, which may be interpreted here
+        source = GluonASTSource(
+            kernel,
+            {name: "constexpr" if name in constants else types[name] for name in names},
+            {(names.index(name),): value for name, value in constants.items()},
+            aligned,
+        )
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
 def judge(made: Any, product: str, shape: Shape, folder: Path) -> None:
@@ -61,35 +63,58 @@ def judge(made: Any, product: str, shape: Shape, folder: Path) -> None:
     assert made.metadata.shared * shape.resident <= 227 * 1024
 
 
+def written(rule: str, shape: Shape) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    """Types, constants and options of where a result goes: bf16 by TMA, or quantized by a rule."""
+    if not rule:
+        types = {"out_desc": descriptor("bf16", shape.rows, shape.tiles * 16, WIDE)}
+        return types, {"RULE": "", **dict.fromkeys(("codes_ptr", "scales_ptr", "out_gs_ptr"))}, {}
+    types = {"codes_ptr": "*i32", "scales_ptr": "*u8"}
+    missing: dict[str, Any] = {"RULE": rule, "out_desc": None}
+    if rule == "nvfp4":
+        types["out_gs_ptr"] = "*fp32"
+    else:
+        missing["out_gs_ptr"] = None
+    return types, missing, {"enable_fp_fusion": False}
+
+
+RULES = pytest.mark.parametrize("rule", ["", "nvfp4", "floor"], ids=["bf16", "nvfp4", "mxfp4"])
+
+
+@RULES
 @pytest.mark.parametrize("words", [2, 1], ids=["nvfp4", "mxfp4"])
 @pytest.mark.parametrize("shape", fp4_gemm_sm90.SHAPES, ids=str)
-def test_product_of_bf16_and_fp4(shape: Shape, words: int, tmp_path: Path) -> None:
+def test_product_of_bf16_and_fp4(shape: Shape, words: int, rule: str, tmp_path: Path) -> None:
     held, mma = fp4_gemm_sm90.layouts(shape.tiles, words, shape.rows, shape.warps)
     types = {
         "x_desc": descriptor("bf16", shape.rows, 64, WIDE),
         "w_desc": descriptor("i32", shape.tiles, 128, RAW),
         "s_desc": descriptor("i32", shape.tiles, 8 * words, RAW),
-        "out_desc": descriptor("bf16", shape.rows, shape.tiles * 16, WIDE),
         "base_ptr": "*u8", "gs_ptr": "*fp32", "bias_ptr": "*fp32", "unit": "fp32", **NUMBERS,
     }  # fmt: skip
     constants = {
         "x_gs_ptr": None, "STEP": 16 if words == 2 else 128, "U": words, "L": held, "BM": shape.rows,
         "S": shape.stages, "GROUP": 16, "MMA": mma, "WARPS": shape.warps,
     }  # fmt: skip
-    judge(compiled(fp4_gemm_sm90.fp4_gemm_sm90_kernel, types, constants, shape), "HGMMA", shape, tmp_path)
+    more, missing, options = written(rule, shape)
+    kernel = fp4_gemm_sm90.fp4_gemm_sm90_kernel
+    made = compiled(kernel, types | more, constants | missing, shape, **options)
+    judge(made, "HGMMA", shape, tmp_path)
 
 
+@RULES
 @pytest.mark.parametrize("shape", mxfp4_gemm_sm90.SHAPES, ids=str)
-def test_product_of_folded_operands(shape: Shape, tmp_path: Path) -> None:
+def test_product_of_folded_operands(shape: Shape, rule: str, tmp_path: Path) -> None:
     held, mma = mxfp4_gemm_sm90.layouts(shape.tiles, shape.rows, shape.warps)
     types = {
         "x_desc": descriptor("fp8e4nv", shape.rows, 128, BYTES),
         "w_desc": descriptor("i32", shape.tiles, 256, RAW),
         "d_desc": descriptor("i32", shape.tiles, 16, RAW),
-        "out_desc": descriptor("bf16", shape.rows, shape.tiles * 16, WIDE),
         "x_factor_ptr": "*fp32", "w_factor_ptr": "*fp32", "bias_ptr": "*bf16", "gain": "fp32", **NUMBERS,
     }  # fmt: skip
     constants = {
         "L": held, "BM": shape.rows, "S": shape.stages, "MMA": mma, "GROUP": 16, "WARPS": shape.warps
     }  # fmt: skip
-    judge(compiled(mxfp4_gemm_sm90.mxfp4_gemm_sm90_kernel, types, constants, shape), "QGMMA", shape, tmp_path)
+    more, missing, options = written(rule, shape)
+    kernel = mxfp4_gemm_sm90.mxfp4_gemm_sm90_kernel
+    made = compiled(kernel, types | more, constants | missing, shape, **options)
+    judge(made, "QGMMA", shape, tmp_path)

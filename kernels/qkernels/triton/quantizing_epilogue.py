@@ -22,6 +22,8 @@ Tolerance: as the quantizers', of a value that is known within the product's err
 
 from __future__ import annotations
 
+import triton
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
@@ -73,35 +75,31 @@ def write_tile(result, target, row, column, m, n, RULE: gl.constexpr):
     else:
         codes_ptr, scales_ptr, gs_ptr = target
         gs = 1.0 if gs_ptr is None else gl.load(gs_ptr)
-        # more at once spill: products leave few registers beside 128 sums (Triton 3.6)
-        ELEMENTS: gl.constexpr = 16 if RULE == "nvfp4" and result.shape[1] > 128 else 32
-        PIECE: gl.constexpr = 32 * ELEMENTS * gl.num_warps() // result.shape[0]
+        # 32 elements of a thread: 64 spill where products keep 128 sums, 16 leave half of a warp without a block of 32
+        PIECE: gl.constexpr = 32 * 32 * gl.num_warps() // result.shape[0]
         write_quantized(result, codes_ptr, scales_ptr, gs, row, column, m, n, RULE, PIECE)
 
 
-@gluon.jit
-def encode(y, gs, RULE: gl.constexpr):
-    """fp32 [BLOCKS, 16 or 32] -> (codes int32 [BLOCKS, 2 or 4], scale bytes int32 [BLOCKS])."""
-    BLOCKS: gl.constexpr = y.shape[0]
-    WORDS: gl.constexpr = y.shape[1] // 8
-    gain: gl.constexpr = 3.0 if RULE == "abs_max" else 1.0
+@triton.jit
+def encode(y, gs, RULE: tl.constexpr):
+    """fp32 [BLOCKS, 16 or 32] -> (words of eight codes int32 [BLOCKS * 2 or 4], scale bytes int32 [BLOCKS], is the block
+    encoded: otherwise all of its codes are 0). A thread should have whole blocks."""
+    PARTS: tl.constexpr = y.numel // 8
+    gain: tl.constexpr = 3.0 if RULE == "abs_max" else 1.0
     bits = magnitude_bits(y)
-    size = bits.to(gl.float32, bitcast=True)
-    amax_bits = gl.max(bits, axis=1)
+    size = bits.to(tl.float32, bitcast=True)
+    amax_bits = tl.max(bits, axis=1)
     if RULE == "nvfp4":
         byte, inverse, coded = nvfp4_scale(amax_bits, gs)
         size = size * gs
     else:
         coded = amax_bits < 0x7F800000
-        scales = shared_exponent(size, amax_bits, RULE)
+        scale = shared_exponent(size, amax_bits, RULE)
         # 1/s = 2^(127 - byte); for byte 254 that is the subnormal 2^-127, whose bits are not an exponent field
-        inverse = gl.maximum((254 - scales) << 23, 0x00400000).to(gl.float32, bitcast=True)
-        byte = gl.where(coded, scales, 0xFF)
-    size = (size * inverse.expand_dims(1)).reshape([BLOCKS * WORDS, 8])
-    words = codes_of(size, gain) | top_sign_word(y.reshape([BLOCKS * WORDS, 8]))
-    words = words.reshape([BLOCKS, WORDS])
-    coded = gl.convert_layout(coded, gl.SliceLayout(1, words.type.layout), assert_trivial=True)
-    return gl.where(coded.expand_dims(1), words, 0), byte
+        inverse = tl.maximum((254 - scale) << 23, 0x00400000).to(tl.float32, bitcast=True)
+        byte = tl.where(coded, scale, 0xFF)
+    size = tl.reshape(size * inverse[:, None], (PARTS, 8))
+    return codes_of(size, gain) | top_sign_word(tl.reshape(y, (PARTS, 8))), byte, coded
 
 
 @gluon.jit
@@ -122,8 +120,10 @@ def write_quantized(
         write_quantized(second, codes_ptr, scales_ptr, gs, row + ROWS // 2, column, m, n, RULE, PIECE)
     elif row < m:
         held = gl.convert_layout(y, whole_blocks(COLUMNS, ROWS, gl.num_warps(), BLOCK))
-        words, bytes_ = encode(held.permute(1, 0).reshape([ROWS * COLUMNS // BLOCK, BLOCK]), gs, RULE)
-        words = words.reshape([ROWS, COLUMNS // 8])
+        words, bytes_, coded = encode(held.permute(1, 0).reshape([ROWS * COLUMNS // BLOCK, BLOCK]), gs, RULE)
+        words = words.reshape([ROWS * COLUMNS // BLOCK, WORDS])
+        coded = gl.convert_layout(coded, gl.SliceLayout(1, words.type.layout), assert_trivial=True)
+        words = gl.where(coded.expand_dims(1), words, 0).reshape([ROWS, COLUMNS // 8])
         bytes_ = bytes_.reshape([ROWS, COLUMNS // BLOCK])
         rows = row + gl.arange(0, ROWS, gl.SliceLayout(1, words.type.layout))
         word = gl.arange(0, COLUMNS // 8, gl.SliceLayout(0, words.type.layout))
