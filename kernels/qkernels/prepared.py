@@ -138,10 +138,10 @@ def prepared_matmul_quantized(
 ) -> QTensor:
     """x [M, K] times w [N, K] transposed, plus bias [N], quantized [M, N]: the fp32 sums, never a rounding to bf16.
 
-    format: NVFP4 under a static encode scale (global_scale: one float32 on w's device, 448*6/amax for the amax expected of
-    the result; its value is not looked at), nvfp4_1l, or MXFP4 by any rule but quest. N is a multiple of its block.
-    Operands are those of prepared_matmul. On Hopper the product's kernel does it; on another GPU, and for fp16 and more
-    than 64 to 128 rows, the quantizer's kernel from the product in fp32: the same contract. Not rotated.
+    format: NVFP4 under a static encode scale (global_scale: one float32 on w's device, 448*6/amax for the amax
+    expected of the result; its value is not looked at), nvfp4_1l, or MXFP4 by any rule but quest. N is a multiple of
+    its block. Operands are those of prepared_matmul. On Hopper the product's kernel does it; on another GPU, and for
+    fp16 and more than 64 to 128 rows, the quantizer's kernel from the product in fp32: the same contract. Not rotated.
     ValueError or TypeError for operands that do not go together, Unsupported for other formats.
     """
     q: QTensor = _matmul(x, w, bias, Result.of(format, global_scale, w.n, _device(w)))
@@ -150,7 +150,8 @@ def prepared_matmul_quantized(
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """How a product is quantized: a format of TAKES and its static encode scale, float32 0-dim, if it has two levels."""
+    """How a product is quantized: a format of TAKES and its static encode scale, float32 0-dim, if it has two
+    levels."""
 
     format: Format
     global_scale: Tensor | None
@@ -163,7 +164,8 @@ class Result:
         fmt = get_format(format) if isinstance(format, str) else format
         if fmt not in TAKES:
             raise Unsupported(
-                f"a product is quantized to {names(TAKES)}, not to {fmt.name}", "quantize(prepared_matmul(...))"
+                f"a product is quantized to {names(TAKES)}, not to {fmt.name}",
+                "quantize(prepared_matmul(...))",
             )
         assert fmt.block is not None
         if n % fmt.block:
@@ -172,7 +174,9 @@ class Result:
             )
         if (fmt.levels == 2) != (global_scale is not None):
             takes = "needs a static global_scale" if fmt.levels == 2 else "takes no global_scale"
-            raise ValueError(f"a result in {fmt.name} {takes}: its amax is known to no program of the product")
+            raise ValueError(
+                f"a result in {fmt.name} {takes}: its amax is known to no program of the product"
+            )
         if isinstance(global_scale, float | int):
             global_scale = static_scale(float(global_scale), device)
         if global_scale is None:
@@ -296,10 +300,10 @@ class PreparedLinear(nn.Module):
     Its forward is operators of torch (qkernels::...): one graph under torch.compile, nothing waits for the device, a
     CUDA graph can be captured. A state dict loads into a layer prepared from any weights of the shape and format.
 
-    output: a format that the result is quantized to (`prepared_matmul_quantized`); forward then gives a QTensor [..., N].
-    output_global_scale: its static encode scale, a buffer. With activation "w4a4" x may be a QTensor [..., K] that is
-    quantized and rotated as the weights are, as another layer's output is; y is then bf16. For folded weights it is folded
-    as `fold` does: without waiting, and rounded where a row's scales span more than 2^14.
+    output: a format that the result is quantized to (`prepared_matmul_quantized`); forward then gives a QTensor [...,
+    N]. output_global_scale: its static encode scale, a buffer. With activation "w4a4" x may be a QTensor [..., K] that
+    is quantized and rotated as the weights are, as another layer's output is; y is then bf16. For folded weights it is
+    folded as `fold` does: without waiting, and rounded where a row's scales span more than 2^14.
     """
 
     input_global_scale: Tensor | None
@@ -370,7 +374,9 @@ class PreparedLinear(nn.Module):
         """The product of a QTensor, in operators of torch."""
         fmt = x.format
         if self.activation != "w4a4":
-            raise TypeError(f'x is {fmt.name}, and this layer takes 16-bit activations; prepare one of "w4a4"')
+            raise TypeError(
+                f'x is {fmt.name}, and this layer takes 16-bit activations; prepare one of "w4a4"'
+            )
         if (fmt.block, fmt.scale) != (self.format.block, self.format.scale) or not decodes_as(fmt, *DECODES):
             raise ValueError(
                 f"x is {fmt.name} and the layer's weights are {self.format.name}: quantize both to one of them"
@@ -382,9 +388,11 @@ class PreparedLinear(nn.Module):
         data, scale = x.data.reshape(-1, x.data.shape[-1]), x.scale.reshape(-1, x.scale.shape[-1])
         if self.folded:
             elements, factor = quantized_ops.mxfp4_fold_codes(data, scale)
-            return _folded_product(elements, factor, fmt.gain, w, self.bias, out)
+            y: Tensor | QTensor = _folded_product(elements, factor, fmt.gain, w, self.bias, out)
+            return y
         rows = quantized_ops.fp4_decoded_rows(data, scale, fmt.name)
-        return _product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)
+        y = _product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)
+        return y
 
     def _shaped(self, y: Tensor | QTensor, x: Tensor | QTensor) -> Tensor | QTensor:
         """y with the leading axes of x."""

@@ -1,8 +1,8 @@
 """Products of prepared weights whose result is quantized, as operators of torch: see prepared_ops.
 
-It is the sum in fp32, times alpha, plus bias, that is quantized, on every device: on Hopper in the product's own kernel,
-on other GPUs by the quantizer's kernel from an fp32 product. On a CPU the exact product is rounded to fp32 and goes to
-the exact quantizer.
+It is the sum in fp32, times alpha, plus bias, that is quantized, on every device: on Hopper in the product's own
+kernel, on other GPUs by the quantizer's kernel from an fp32 product. On a CPU the exact product is rounded to fp32 and
+goes to the exact quantizer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fp4_product_quantized(
 
 
 @fp4_product_quantized.register_fake
-def _(x, data, scale, base, global_scale, x_global_scale, bias, out_global_scale, unit, factor, format, n, out_format):  # type: ignore[no-untyped-def]
+def _(x, data, scale, base, global_scale, x_global_scale, bias, out_global_scale, unit, factor, format, n, out_format):  # type: ignore[no-untyped-def]  # fmt: skip
     return _like(x, n, out_format)
 
 
@@ -63,8 +63,8 @@ def mxfp4_folded_product_quantized(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The product of `mxfp4_folded_product`, quantized to out_format: codes uint8 [M, n/2], scales uint8 [M, n/block].
 
-    The sums are those of Hopper's FP8 products ("fp8-fast"); they are not rounded to bf16 on the way. Raises Unsupported on
-    another GPU than Hopper.
+    The sums are those of Hopper's FP8 products ("fp8-fast"); they are not rounded to bf16 on the way. Raises
+    Unsupported on another GPU than Hopper.
     """
     _check_depth(x, codes, FOLDED_COLUMNS)
     w, fmt = FoldedWeights(codes, spread, w_factor, n, x.shape[1], gain), get_format(out_format)
@@ -96,8 +96,8 @@ def _like(x: Tensor, n: int, out_format: str) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("qkernels::mxfp4_fold_codes", mutates_args=())
 def mxfp4_fold_codes(data: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """MXFP4 as it is stored, codes uint8 [M, K/2] and scales uint8 [M, K/32], folded: float8_e4m3fn [M, K] and the rows'
-    factors float32 [M].
+    """MXFP4 as it is stored, codes uint8 [M, K/2] and scales uint8 [M, K/32], folded: float8_e4m3fn [M, K] and the
+    rows' factors float32 [M].
 
     Exact where a row's scales span at most 2^14. Nothing waits for the device, so nobody hears of rows that span more:
     there the values of the small blocks are rounded to what E4M3 holds, as mxfp4_folded_rows does.

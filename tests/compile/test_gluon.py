@@ -33,9 +33,7 @@ def descriptor(kind: str, rows: int, columns: int, layout: object) -> str:
     return f"tensordesc<{kind}[{rows},{columns}],{layout!r}>"
 
 
-def compiled(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], shape: Shape, **more: Any
-) -> Any:
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], shape: Shape, **more: Any) -> Any:
     names = kernel.arg_names
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in types if types[name][0] == "*"}
     options: dict[str, Any] = {"num_warps": shape.warps, **more}

@@ -116,7 +116,8 @@ def test_any_values(fmt: Format, data: st.DataObject) -> None:
 @pytest.mark.parametrize("block", [16, 32])
 @pytest.mark.parametrize(
     ("columns", "rows", "warps"),
-    [(128, r, w) for r in (16, 32, 64, 128, 256) for w in (4, 8)] + [(64, r, 4) for r in (8, 16, 32, 64, 128)],
+    [(128, r, w) for r in (16, 32, 64, 128, 256) for w in (4, 8)]
+    + [(64, r, 4) for r in (8, 16, 32, 64, 128)],
 )
 def test_every_element_is_held_and_a_block_by_one_thread(
     columns: int, rows: int, warps: int, block: int

@@ -196,7 +196,7 @@ def test_a_state_dict_brings_the_scale_of_the_output_and_no_other_format() -> No
 
 def test_a_layer_says_what_it_does_not_take() -> None:
     kind, name, gs = CHAINS[0]
-    one, two, first, last = chain(kind, name, gs)
+    one, two, first, _last = chain(kind, name, gs)
     hidden = one(normal(6, 128))
     with pytest.raises(ValueError, match="needs a static global_scale"):
         PreparedLinear(first, output="nvfp4")
@@ -210,7 +210,10 @@ def test_a_layer_says_what_it_does_not_take() -> None:
     rotated = PreparedLinear(kind.from_linear(linear(64, 32, 1), format=name, hadamard=16))
     with pytest.raises(ValueError, match="rotated by None and w by 16"):
         rotated(hidden)
-    for x in (quantize_exactly(normal(6, 64), MXFP4), quantize_exactly(normal(6, 64), FORMATS["nvfp4_token"])):
+    for x in (
+        quantize_exactly(normal(6, 64), MXFP4),
+        quantize_exactly(normal(6, 64), FORMATS["nvfp4_token"]),
+    ):
         with pytest.raises(ValueError, match=x.format.name):
             two(x)
 
@@ -303,7 +306,9 @@ def test_on_a_gpu_every_result_of_few_rows_is_the_quantizer_of_the_fp32_product(
 ) -> None:
     x, w, left, p = on_gpu(m, 160, 2048, NVFP4, "w4a16")
     gs = static_scale(x, w, result)
-    y = prepared_matmul(left, p, out_dtype=torch.float32)  # the same kernel's sums, where it takes so few rows
+    y = prepared_matmul(
+        left, p, out_dtype=torch.float32
+    )  # the same kernel's sums, where it takes so few rows
     found = prepared_matmul_quantized(left, p, result, global_scale=gs)
     if m <= 64:
         if result.scale == "e4m3":
@@ -320,7 +325,7 @@ def test_on_a_gpu_every_result_of_few_rows_is_the_quantizer_of_the_fp32_product(
 @KINDS
 @pytest.mark.parametrize("m", [5, 200])
 def test_on_a_gpu_zeros_nan_and_saturation(fmt: Format, activation: str, m: int) -> None:
-    x, w, left, p = on_gpu(m, 160, 256, fmt, activation)
+    x, _w, left, p = on_gpu(m, 160, 256, fmt, activation)
     if isinstance(x, torch.Tensor):
         x[1], x[2, 7] = 0.0, float("nan")
     else:

@@ -89,8 +89,8 @@ def hadamard_gemm(fmt: Format) -> Op:
 def gemm_quantize(fmt: Format, activation: str = "w4a4") -> Op:
     """Product whose epilogue quantizes its output to fmt: (a, b, gs) -> QTensor [M, N].
 
-    a [M, K] is quantized as b [N, K] is, or bf16 ("w4a16"). gs is the static encode scale of a format of two levels, None
-    for the others. The fp32 accumulator is quantized (after alpha), not a bf16 rounding of it.
+    a [M, K] is quantized as b [N, K] is, or bf16 ("w4a16"). gs is the static encode scale of a format of two levels,
+    None for the others. The fp32 accumulator is quantized (after alpha), not a bf16 rounding of it.
     """
     if activation not in ("w4a4", "w4a16"):
         raise ValueError(f"unknown activation {activation!r}; known: w4a4, w4a16")

@@ -50,9 +50,7 @@ def fp8_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
 
 
 @provider("triton-prepared", needs_cuda=True)
-def gemm_quantize(
-    a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None
-) -> Callable[[], QTensor]:
+def gemm_quantize(a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None) -> Callable[[], QTensor]:
     """The product of prepared weights, its fp32 sums quantized to b's format, on Hopper in the same kernel."""
     _require_result(b, global_scale)
     _require_sixteen(a, b)
@@ -61,9 +59,7 @@ def gemm_quantize(
 
 
 @provider("triton-fp8", needs_cuda=True, accumulator=FP8_SUMS)
-def fp8_gemm_quantize(
-    a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None
-) -> Callable[[], QTensor]:
+def fp8_gemm_quantize(a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None) -> Callable[[], QTensor]:
     """The same on FP8 tensor cores, both operands folded beforehand."""
     from qkernels.triton.mxfp4_folded import fold_rows
 

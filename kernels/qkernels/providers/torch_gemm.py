@@ -80,7 +80,9 @@ def torch_gemm_quantize(
     """The float64 product, quantized to b's format by the exact quantizer: what the fused epilogue must equal."""
     fmt = b.format
     if fmt.block is None or fmt.scale == "fp32" or (fmt.levels == 2 and fmt.global_granularity == "row"):
-        raise Unsupported(f"{fmt.name} is no format of blocks with one static global scale or none", NVFP4.name)
+        raise Unsupported(
+            f"{fmt.name} is no format of blocks with one static global scale or none", NVFP4.name
+        )
     if (fmt.levels == 2) != (global_scale is not None):
         raise Unsupported(f"{fmt.name} has {fmt.levels} scale level(s)", NVFP4.name)
 

@@ -65,7 +65,9 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 128
 COUNTERS = 512  # of those that stream_k.workspace gives
-SHARED = 226 << 10  # bytes of an SM's 227 KB for stages, sums and a piece of the result; the rest for barriers
+SHARED = (
+    226 << 10
+)  # bytes of an SM's 227 KB for stages, sums and a piece of the result; the rest for barriers
 
 
 @gluon.jit
@@ -243,8 +245,8 @@ def multiply(
 # stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
 @gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
 def fp4_few_sm90_kernel(
-    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, stride_out, steps, grain, grains,
+    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+    counter_ptr, unit, m, n, stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
     BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, REGISTERS: gl.constexpr,
     EARLY: gl.constexpr, RULE: gl.constexpr, PIECE: gl.constexpr,
@@ -359,8 +361,8 @@ def fp4_few_sm90(
             TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
             TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
             TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
-            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work, counters,
-            w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
+            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
+            counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
             BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
             RULE=rule_of(into), PIECE=piece, num_warps=4, launch_pdl=early,

@@ -95,9 +95,7 @@ def nvfp4_gemm_quantize(
 
 
 @qbench.provider("triton", needs_cuda=True)
-def gemm_quantize(
-    a: Tensor | QTensor, b: QTensor, out_global_scale: Tensor | None
-) -> Callable[[], QTensor]:
+def gemm_quantize(a: Tensor | QTensor, b: QTensor, out_global_scale: Tensor | None) -> Callable[[], QTensor]:
     """The product of the operands as they are, quantized to NVFP4 under the given scale."""
     require_formats(a, b)
     # the op's result has the format of its operands

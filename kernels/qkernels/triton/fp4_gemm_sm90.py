@@ -225,7 +225,7 @@ def fp4_gemm_sm90_kernel(
         out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
         target = (out, out_desc)
     else:
-        target = (codes_ptr, scales_ptr, out_gs_ptr)
+        target = (codes_ptr, scales_ptr, out_gs_ptr)  # type: ignore[assignment]
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
@@ -318,8 +318,8 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
             None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide), *written_to(into),
-            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split, plan.sharing,
-            STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
+            plan.sharing, STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
             GROUP=16, MMA=mma, WARPS=shape.warps, RULE=rule_of(into), num_warps=shape.warps,
             maxnreg=128 if shape.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip

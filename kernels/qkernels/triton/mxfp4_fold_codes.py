@@ -1,13 +1,14 @@
 """MXFP4 as it is stored -> E4M3 rows for the product on FP8 tensor cores (mxfp4_folded): for results of a product that
 were quantized in its epilogue and are the activations of the next one.
 
-A row's largest scale is known when all of the row is, which a tile of a product does not see; so this is a kernel of its
-own, which reads 17 bytes and writes 32 for 32 elements. A thread has a block: its d (see mxfp4_fold: scales relative to
-the row's largest, blocks of zeros have none), a table of the eight magnitudes times 2^(6 - d) in E4M3, and four words of
-eight codes, whose magnitudes select bytes of the table (prmt). Where d > 11 the table holds subnormals, rounded to even:
-exact to d = 14, all zero from 18 on. A block whose scale is NaN (0xff) is NaN.
+A row's largest scale is known when all of the row is, which a tile of a product does not see; so this is a kernel of
+its own, which reads 17 bytes and writes 32 for 32 elements. A thread has a block: its d (see mxfp4_fold: scales
+relative to the row's largest, blocks of zeros have none), a table of the eight magnitudes times 2^(6 - d) in E4M3, and
+four words of eight codes, whose magnitudes select bytes of the table (prmt). Where d > 11 the table holds subnormals,
+rounded to even: exact to d = 14, all zero from 18 on. A block whose scale is NaN (0xff) is NaN.
 
-SASS (sm_90): {INSTRUCTIONS}. Predicted (H200): the memory's rate, 13 us for 4096 x 8192 (50 MB), 2 us up to 64 rows.
+SASS (sm_90, Triton 3.6), K = 8192: 384 instructions for 64 elements of a thread (6 each). Predicted (H200): the
+memory's rate, 13 us for 4096 x 8192 (50 MB), 2 us up to 64 rows.
 """
 
 from __future__ import annotations
@@ -73,7 +74,12 @@ def mxfp4_fold_codes_kernel(data_ptr, scale_ptr, out_ptr, factor_ptr, k, BLOCKS:
     d = tl.where(used, largest - scale, 0)
     factor = ((133 - tl.minimum(d, 30)) << 23).to(tl.float32, bitcast=True)  # 2^(6 - d), too small from 18 on
     low = magnitude(1, factor, 8) | magnitude(2, factor, 16) | magnitude(3, factor, 24)
-    high = magnitude(4, factor, 0) | magnitude(6, factor, 8) | magnitude(8, factor, 16) | magnitude(12, factor, 24)
+    high = (
+        magnitude(4, factor, 0)
+        | magnitude(6, factor, 8)
+        | magnitude(8, factor, 16)
+        | magnitude(12, factor, 24)
+    )
     low, high = tl.where(finite, low, 0x7F7F7F7F), tl.where(finite, high, 0x7F7F7F7F)
     first, second = tl.inline_asm_elementwise(
         BYTES_OF_CODES, "=r,=r,r,r,r",

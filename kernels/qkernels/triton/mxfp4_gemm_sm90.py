@@ -225,7 +225,7 @@ def mxfp4_gemm_sm90_kernel(
         out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
         target = (out, out_desc)
     else:
-        target = (codes_ptr, scales_ptr, out_gs_ptr)
+        target = (codes_ptr, scales_ptr, out_gs_ptr)  # type: ignore[assignment]
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):

@@ -1,23 +1,30 @@
 """The end of Hopper's products where their result is quantized: fp32 y [rows of w, rows of x] -> NVFP4 or MXFP4.
 
-What is quantized is the fp32 accumulator after alpha and bias, never a rounding of it to bf16. The arithmetic is that of
-nvfp4_quantize and mxfp4_quantize of an fp32 y (`nvfp4_scale`, `shared_exponent`), so codes and scale bytes are theirs:
+What is quantized is the fp32 accumulator after alpha and bias, never a rounding of it to bf16. The arithmetic is that
+of nvfp4_quantize and mxfp4_quantize of an fp32 y (`nvfp4_scale`, `shared_exponent`), so codes and scale bytes are
+theirs:
 
     nvfp4    s = e4m3(min(amax*gs/6, 448)), code = e2m1((y*gs)*(1/s)) under a static encode scale gs, read on the device
     a rule   of mxfp4_quantize: floor (OCP), ceil, even, rceil or abs_max; no global scale
 
 In wgmma's accumulator a block of 16 (32) columns of the result lies in 8 lanes (of two warps), and each of those would
 compute its scale. So the tile goes through shared memory once, to where a thread has whole blocks of one row (or of
-two): 16 bytes at a time on both sides where it has two rows, 8 otherwise, and no shuffles. Then everything is a thread's
-own: maximum, scale, codes (two fused multiply-adds, an addition and three minima, see fp4_words), and a store of 8 or
-16 bytes of codes; the lanes of a warp complete 64 bytes of a row of the result. `write_quantized` takes the tile in
-halves until a piece is small: registers for 32 elements of a thread, shared memory for one piece.
+two): 16 bytes at a time on both sides where it has two rows, 8 otherwise, and no shuffles. Then everything is a
+thread's own: maximum, scale, codes (two fused multiply-adds, an addition and three minima, see fp4_words), and a store
+of 8 or 16 bytes of codes; the lanes of a warp complete 64 bytes of a row of the result. `write_quantized` takes the
+tile in halves until a piece is small: registers for 32 elements of a thread, shared memory for one piece.
 
-Predicted (H200): {INSTRUCTIONS} instructions an element. A tile of 128 x 256 takes 3300 cycles of the ALU and about 5000 in
-all, where its products take 140 000 (K = 8192): o at M = 4096 +16 us for 650, where the bf16 result is 67 MB written
-(hidden) and its quantizer 22 us and another launch. M <= 16: +0.3 us, where the quantizer is a launch of 2 us.
+SASS (sm_90, Triton 3.6), 128 x 256: 14.8 instructions an element for NVFP4, 13.4 for MXFP4. No spills, but for one
+register a tile (NVFP4 result of bf16 products, 256 rows). Few rows: 210 to 270 instructions more in all.
 
-Tolerance: as the quantizers', of a value that is known within the product's error E (see fp4_gemm_sm90, mxfp4_gemm_sm90).
+Predicted (H200): a tile of 128 x 256 takes 3800 cycles of issue, 5500 with waits, and 1000 if it is written as bf16,
+while no products run; its products take 140 000 (K = 8192). So N = K = 8192 takes 20 us more than 648 at M = 4096,
+where a quantizer of bf16 takes 22, 5 for 7 at M = 1024, 1.5 for 3 at 128, and 0.3 to 0.5 for 2 up to 64 rows: the gain
+is a launch and the sixteen-bit result, and is none from some thousand rows on. 57344 x 8192: 140 us for 157 at M =
+4096.
+
+Tolerance: as the quantizers', of a value that is known within the product's error E (see fp4_gemm_sm90,
+mxfp4_gemm_sm90).
 """
 
 from __future__ import annotations
@@ -60,9 +67,9 @@ def whole_blocks(rows, columns, warps, block):
 def write_tile(result, target, row, column, m, n, RULE: gl.constexpr):
     """fp32 [columns, rows] of the result [m, n], finished, to where it goes.
 
-    RULE "": in the type of shared memory, by TMA; target: that memory [rows, columns] and a descriptor of the result. All
-    that it holds must have been read (tma.store_wait(0)) when a launch ends. Otherwise: quantized by that rule; target:
-    (codes_ptr, scales_ptr, gs_ptr), see `write_quantized`.
+    RULE "": in the type of shared memory, by TMA; target: that memory [rows, columns] and a descriptor of the result.
+    All that it holds must have been read (tma.store_wait(0)) when a launch ends. Otherwise: quantized by that rule;
+    target: (codes_ptr, scales_ptr, gs_ptr), see `write_quantized`.
     """
     if RULE == "":
         out, out_desc = target
@@ -82,8 +89,8 @@ def write_tile(result, target, row, column, m, n, RULE: gl.constexpr):
 
 @triton.jit
 def encode(y, gs, RULE: tl.constexpr):
-    """fp32 [BLOCKS, 16 or 32] -> (words of eight codes int32 [BLOCKS * 2 or 4], scale bytes int32 [BLOCKS], is the block
-    encoded: otherwise all of its codes are 0). A thread should have whole blocks."""
+    """fp32 [BLOCKS, 16 or 32] -> (words of eight codes int32 [BLOCKS * 2 or 4], scale bytes int32 [BLOCKS], is the
+    block encoded: otherwise all of its codes are 0). A thread should have whole blocks."""
     PARTS: tl.constexpr = y.numel // 8
     gain: tl.constexpr = 3.0 if RULE == "abs_max" else 1.0
     bits = magnitude_bits(y)
@@ -103,12 +110,11 @@ def encode(y, gs, RULE: tl.constexpr):
 
 
 @gluon.jit
-def write_quantized(
-    y, codes_ptr, scales_ptr, gs, row, column, m, n, RULE: gl.constexpr, PIECE: gl.constexpr
-):
+def write_quantized(y, codes_ptr, scales_ptr, gs, row, column, m, n, RULE: gl.constexpr, PIECE: gl.constexpr):
     """Rows row.. and columns column.. of the result [m, n] from fp32 y [columns, rows]; PIECE rows at a time.
 
-    codes_ptr: of int32 words, eight codes each, n/8 a row; scales_ptr: of bytes, n/16 or n/32 a row. gs: fp32, of NVFP4.
+    codes_ptr: of int32 words, eight codes each, n/8 a row; scales_ptr: of bytes, n/16 or n/32 a row. gs: fp32, of
+    NVFP4.
     """
     COLUMNS: gl.constexpr = y.shape[0]
     ROWS: gl.constexpr = y.shape[1]
