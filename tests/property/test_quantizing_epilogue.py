@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from qbench.interpreter import repair
 from qkernels.compare import compare_quantized
-from qkernels.format import Format
+from qkernels.format import MXFP4, NVFP4, Format
 from qkernels.tensor import QTensor
 from qkernels.triton.mxfp4_quantize import mxfp4_quantize
 from qkernels.triton.nvfp4_quantize import nvfp4_quantize
 from qkernels.triton.quantized_result import TAKES, Quantized, rule_of
 from qkernels.triton.quantizing_epilogue import encode, whole_blocks
+from tests.gluon_on_numpy import misplaced
 
 if triton.knobs.runtime.interpret:
     repair()
@@ -145,3 +146,13 @@ def test_every_element_is_held_and_a_block_by_one_thread(
     copies = {len(each) for each in owners.values()}
     assert copies == {max(1, threads * block // (rows * columns))}, "blocks are held by several threads"
     assert held < block or len(layout.reg_bases) == (held.bit_length() - 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "piece"), [(128, 256, 64), (128, 64, 32), (128, 16, 64), (64, 128, 16), (64, 8, 8)]
+)
+@pytest.mark.parametrize("m", [1, 17, 127, 129, 300])
+def test_every_byte_of_the_result_is_written_once(m: int, columns: int, rows: int, piece: int) -> None:
+    for fmt in (NVFP4, MXFP4):
+        for n in (fmt.block, 96, 160, 544):
+            assert misplaced(m, n, fmt, columns, rows, piece) == ""
