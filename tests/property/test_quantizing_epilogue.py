@@ -120,13 +120,16 @@ def test_any_values(fmt: Format, data: st.DataObject) -> None:
     [(128, r, w) for r in (16, 32, 64, 128, 256) for w in (4, 8)]
     + [(64, r, 4) for r in (8, 16, 32, 64, 128)],
 )
-def test_every_element_is_held_and_a_block_by_one_thread(
+def test_every_element_is_held_and_parts_of_a_block_follow_each_other(
     columns: int, rows: int, warps: int, block: int
 ) -> None:
     """The layout as a map: register, lane and warp bits, each worth a vector of (column, row), added without carry."""
     layout = whole_blocks(columns, rows, warps, block)
-    owners: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    owners: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    each = rows * columns // (32 * warps)  # elements, if nobody has another's
+    part = min(block, max(8, each))
     for warp, lane in itertools.product(range(warps), range(32)):
+        begins = None
         for register in range(1 << len(layout.reg_bases)):
             at = [0, 0]
             for number, bases in (
@@ -137,15 +140,16 @@ def test_every_element_is_held_and_a_block_by_one_thread(
                 for bit, base in enumerate(bases):
                     if number >> bit & 1:
                         at = [at[0] ^ base[0], at[1] ^ base[1]]
-            owners.setdefault((at[1], at[0] // block), set()).add((warp, lane))
-            if register < block:  # a block's elements follow each other in registers
-                assert at[0] % block == register
-    assert len(owners) == rows * columns // block
-    threads = 32 * warps
-    held = rows * columns // threads
-    copies = {len(each) for each in owners.values()}
-    assert copies == {max(1, threads * block // (rows * columns))}, "blocks are held by several threads"
-    assert held < block or len(layout.reg_bases) == (held.bit_length() - 1)
+            owners.setdefault((at[0], at[1]), []).append((warp, lane))
+            if register % part == 0:
+                begins = at
+                assert at[0] % part == 0
+            assert at == [begins[0] + register % part, begins[1]]
+    assert len(owners) == rows * columns
+    assert {len(threads) for threads in owners.values()} == {max(1, 8 // max(each, 1))}
+    if part < block:  # the rest of a block is in the same warp
+        for column, row in itertools.product(range(0, columns, block), range(rows)):
+            assert len({owners[column + i, row][0][0] for i in range(block)}) == 1
 
 
 @pytest.mark.parametrize(

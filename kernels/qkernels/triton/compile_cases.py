@@ -304,7 +304,7 @@ def prepared_cases() -> list[qbench.CompileCase]:
         return qbench.CompileCase(
             f"{fmt.name}_sm90_to_{fmt.name}[m={m},n={n},k={K}]",
             lambda: kernel(matrix(m), weights(fmt, n), into=into(fmt, m, n)),
-            {f"{kernel.__name__}_kernel": hopper_only("wgmma.bf16 A=registers", fmt)},
+            {f"{kernel.__name__}_kernel": hopper_only("wgmma.bf16 A=registers", fmt, few=few)},
         )
 
     def eight_quantizing(fmt: Format, m: int) -> qbench.CompileCase:
@@ -357,12 +357,13 @@ def prepared_cases() -> list[qbench.CompileCase]:
     ]
 
 
-def hopper_only(product: str, result: Format | None = None) -> qbench.Expectation:
-    """A product on Hopper; of a quantized result a block's codes are one store."""
+def hopper_only(product: str, result: Format | None = None, *, few: bool = False) -> qbench.Expectation:
+    """A product on Hopper. Of a quantized result a block's codes are one store, or four bytes where rows are few."""
     others = f"{BEFORE_HOPPER} {TENSOR_MEMORY} sm_120"
+    width = 0 if result is None or result.block is None else 32 if few else 4 * result.block
     return qbench.Expectation(
         {"sm_90": (product,)},
-        store_bits={"sm_90": 4 * result.block} if result and result.block else {},
+        store_bits={"sm_90": width} if width else {},
         spill_bytes={"sm_90": 16} if result else {},
         unsupported={others: "written for Hopper's wgmma and TMA"},
     )

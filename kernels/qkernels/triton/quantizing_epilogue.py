@@ -9,17 +9,18 @@ theirs:
 
 In wgmma's accumulator a block of 16 (32) columns of the result lies in 8 lanes (of two warps), and each of those would
 compute its scale. So the tile goes through shared memory once, to where a thread has whole blocks of one row (or of
-two): 16 bytes at a time on both sides where it has two rows, 8 otherwise, and no shuffles. Then everything is a
-thread's own: maximum, scale, codes (two fused multiply-adds, an addition and three minima, see fp4_words), and a store
-of 8 or 16 bytes of codes; the lanes of a warp complete 64 bytes of a row of the result. `write_quantized` takes the
-tile in halves until a piece is small: registers for 32 elements of a thread, shared memory for one piece.
+two): 16 bytes at a time on both sides where it has two rows, 8 otherwise. Then everything is a thread's own: maximum,
+scale, codes (two fused multiply-adds, an addition and three minima, see fp4_words), and a store of 8 or 16 bytes of
+codes; the lanes of a warp complete 64 bytes of a row of the result. Where rows are so few that threads would have
+nothing, two or four lanes share a block, and its maximum by one or two shuffles. `write_quantized` takes the tile in
+halves until a piece is small: registers for 32 elements of a thread, shared memory for one piece.
 
 SASS (sm_90, Triton 3.6), 128 x 256: 14.8 instructions an element for NVFP4, 13.4 for MXFP4. No spills, but for one
-register a tile (NVFP4 result of bf16 products, 256 rows). Few rows: 210 to 270 instructions more in all.
+register a tile (NVFP4 result of bf16 products, 256 rows). Up to 16 rows: 160 instructions more in all.
 
 Predicted (H200): a tile of 128 x 256 takes 3800 cycles of issue, 5500 with waits, and 1000 if it is written as bf16,
 while no products run; its products take 140 000 (K = 8192). So N = K = 8192 takes 20 us more than 648 at M = 4096,
-where a quantizer of bf16 takes 22, 5 for 7 at M = 1024, 1.5 for 3 at 128, and 0.3 to 0.5 for 2 up to 64 rows: the gain
+where a quantizer of bf16 takes 22, 5 for 7 at M = 1024, 1.5 for 3 at 128, and 0.2 to 0.4 for 2 up to 64 rows: the gain
 is a launch and the sixteen-bit result, and is none from some thousand rows on. 57344 x 8192: 140 us for 157 at M =
 4096.
 
@@ -43,12 +44,15 @@ from qkernels.triton.mxfp4_quantize import shared_exponent
 
 @gluon.constexpr_function
 def whole_blocks(rows, columns, warps, block):
-    """The layout of [rows of w, rows of x] in which a thread has all `block` rows of a block; of two where it can."""
+    """The layout of [rows of w, rows of x] in which a thread has all `block` rows of a block, of two where there are so
+    many; and a half or a quarter of one, neighbouring lanes having the rest, where threads would have nothing."""
 
     def bits(size, axis):
         return [[1 << bit, 0] if axis == 0 else [0, 1 << bit] for bit in range(size.bit_length() - 1)]
 
     held = block.bit_length() - 1
+    while held > 3 and rows * columns >> held < 32 * warps:
+        held -= 1
     down, along = bits(rows, 0), bits(columns, 1)
     two = 1 if rows * columns >= 64 * warps * block else 0
     spread = warps.bit_length() - 1
