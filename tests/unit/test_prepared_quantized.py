@@ -264,6 +264,7 @@ def on_gpu(m: int, n: int, k: int, fmt: Format, activation: str):
 
 
 GPU = pytest.mark.gpu
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 KINDS = pytest.mark.parametrize(
     ("fmt", "activation"),
     [(NVFP4, "w4a16"), (NVFP4, "w4a4"), (MXFP4, "w4a16"), (MXFP4, "w4a4")],
@@ -296,6 +297,33 @@ def test_on_a_gpu_results_are_those_of_the_product(fmt: Format, activation: str,
         wrong = judged(found, x, w, gs, accumulator, bias)
         assert wrong is None, f"{wrong}"
         assert same(found, prepared_matmul_quantized(left, p, result, global_scale=gs, bias=bias))
+
+
+@GPU
+@pytest.mark.skipif(not HOPPER, reason="the epilogue is of Hopper's products")
+@pytest.mark.parametrize(
+    ("columns", "rows", "warps"),
+    [(128, r, 8) for r in (16, 32, 64, 128, 256)] + [(128, 64, 4)] + [(64, r, 4) for r in (8, 32, 128)],
+)
+@pytest.mark.parametrize("halves", [False, True])
+def test_on_a_gpu_the_epilogue_alone_is_the_quantizer(
+    columns: int, rows: int, warps: int, halves: bool
+) -> None:
+    from tests.gluon_tiles import write
+
+    for m, n in ((1, 32), (129, 416), (300, 224)):
+        y = normal(m, n, dtype=torch.float32).cuda()
+        y[0, 3], y[-1, n - 1] = float("nan"), float("inf")
+        gs = torch.tensor(100.0, device="cuda")
+        for found, wanted in (
+            (
+                write(y, NVFP4, gs, columns, rows, warps, halves=halves and rows > 8),
+                nvfp4_quantize(y, global_scale=gs),
+            ),
+            (write(y, MXFP4, None, columns, rows, warps, halves=halves and rows > 8), mxfp4_quantize(y)),
+        ):
+            assert torch.equal(found.scale, wanted.scale)
+            assert torch.equal(found.data, wanted.data)
 
 
 @GPU
