@@ -30,14 +30,13 @@ from qbench import Unsupported
 
 from . import prepared_ops as ops
 from . import quantized_ops
-from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format, get_format
+from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from .hadamard import rotate
-from .ops.require import EXACT_PRODUCT, decodes_as, names
-from .quantize_scaled import static_scale
+from .ops.require import EXACT_PRODUCT, decodes_as
+from .quantized_ops import Result
 from .tensor import QTensor
 from .triton.fp4_fragments import Fragments, fragments
 from .triton.mxfp4_folded import FoldedRows, FoldedWeights, fold_rows, fold_weights
-from .triton.quantized_result import TAKES
 
 if TYPE_CHECKING:
     from .linear import QuantizedLinear
@@ -146,51 +145,6 @@ def prepared_matmul_quantized(
     """
     q: QTensor = _matmul(x, w, bias, Result.of(format, global_scale, w.n, _device(w)))
     return q
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """How a product is quantized: a format of TAKES and its static encode scale, float32 0-dim, if it has two
-    levels."""
-
-    format: Format
-    global_scale: Tensor | None
-
-    @classmethod
-    def of(
-        cls, format: Format | str, global_scale: Tensor | float | None, n: int, device: torch.device
-    ) -> Result:
-        """Of what a caller gave, for results of n columns."""
-        fmt = get_format(format) if isinstance(format, str) else format
-        if fmt not in TAKES:
-            raise Unsupported(
-                f"a product is quantized to {names(TAKES)}, not to {fmt.name}",
-                "quantize(prepared_matmul(...))",
-            )
-        assert fmt.block is not None
-        if n % fmt.block:
-            raise ValueError(
-                f"N = {n} is not a multiple of the {fmt.name} block {fmt.block}; pad the weight's rows"
-            )
-        if (fmt.levels == 2) != (global_scale is not None):
-            takes = "needs a static global_scale" if fmt.levels == 2 else "takes no global_scale"
-            raise ValueError(
-                f"a result in {fmt.name} {takes}: its amax is known to no program of the product"
-            )
-        if isinstance(global_scale, float | int):
-            global_scale = static_scale(float(global_scale), device)
-        if global_scale is None:
-            return cls(fmt, None)
-        if global_scale.dtype != torch.float32 or global_scale.numel() != 1:
-            shape = list(global_scale.shape)
-            raise ValueError(f"global_scale is {global_scale.dtype} {shape}; it must be one float32")
-        if global_scale.device != device:
-            raise ValueError(f"global_scale is on {global_scale.device} and w on {device}; move it there")
-        return cls(fmt, global_scale.reshape(()))
-
-    def tensor(self, parts: tuple[Tensor, Tensor], n: int) -> QTensor:
-        codes, scales = parts
-        return QTensor(codes, scales, self.format, (codes.shape[0], n), self.global_scale)
 
 
 def fold(x: QTensor) -> FoldedRows:

@@ -7,7 +7,7 @@ goes to the exact quantizer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,61 @@ from torch import Tensor
 from qbench import Unsupported
 
 from .codec import round_to
-from .format import MXFP4, get_format
+from .format import MXFP4, Format, get_format
+from .ops.require import names
 from .prepared_ops import NOT_HOPPER, _check_depth, fp4_product, rows_of
 from .quantize import quantize
+from .quantize_scaled import static_scale
 from .tensor import QTensor
 from .triton.fp4_fragments import COLUMNS, Fragments
 from .triton.mxfp4_folded import COLUMNS as FOLDED_COLUMNS
 from .triton.mxfp4_folded import FoldedRows, FoldedWeights, dense, fold_rows
-from .triton.quantized_result import Quantized
+from .triton.quantized_result import TAKES, Quantized
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """How a product is quantized: a format of TAKES and its static encode scale, float32 0-dim, if it has two
+    levels."""
+
+    format: Format
+    global_scale: Tensor | None
+
+    @classmethod
+    def of(
+        cls, format: Format | str, global_scale: Tensor | float | None, n: int, device: torch.device
+    ) -> Result:
+        """Of what a caller gave, for results of n columns."""
+        fmt = get_format(format) if isinstance(format, str) else format
+        if fmt not in TAKES:
+            raise Unsupported(
+                f"a product is quantized to {names(TAKES)}, not to {fmt.name}",
+                "quantize(prepared_matmul(...))",
+            )
+        assert fmt.block is not None
+        if n % fmt.block:
+            raise ValueError(
+                f"N = {n} is not a multiple of the {fmt.name} block {fmt.block}; pad the weight's rows"
+            )
+        if (fmt.levels == 2) != (global_scale is not None):
+            takes = "needs a static global_scale" if fmt.levels == 2 else "takes no global_scale"
+            raise ValueError(
+                f"a result in {fmt.name} {takes}: its amax is known to no program of the product"
+            )
+        if isinstance(global_scale, float | int):
+            global_scale = static_scale(float(global_scale), device)
+        if global_scale is None:
+            return cls(fmt, None)
+        if global_scale.dtype != torch.float32 or global_scale.numel() != 1:
+            shape = list(global_scale.shape)
+            raise ValueError(f"global_scale is {global_scale.dtype} {shape}; it must be one float32")
+        if global_scale.device != device:
+            raise ValueError(f"global_scale is on {global_scale.device} and w on {device}; move it there")
+        return cls(fmt, global_scale.reshape(()))
+
+    def tensor(self, parts: tuple[Tensor, Tensor], n: int) -> QTensor:
+        codes, scales = parts
+        return QTensor(codes, scales, self.format, (codes.shape[0], n), self.global_scale)
 
 
 @torch.library.custom_op("qkernels::fp4_product_quantized", mutates_args=())

@@ -208,21 +208,21 @@ MUTANTS = (
         "quantized-products",
         dies="Unsupported",
     ),
-    _p(
+    _o(
         "quantized-any-n",
         "if n % fmt.block:",
         "if n % 16:",
         "results in MXFP4 of N that is no multiple of 32 are taken",
         "quantized-products",
     ),
-    _p(
+    _o(
         "quantized-without-a-scale",
         "if (fmt.levels == 2) != (global_scale is not None):",
         "if fmt.levels == 2 and global_scale is None:",
         "a global scale of a format of one level is ignored",
         "quantized-products",
     ),
-    _p(
+    _o(
         "quantized-scale-of-any-dtype",
         "if global_scale.dtype != torch.float32 or global_scale.numel() != 1:",
         "if global_scale.numel() != 1:",
