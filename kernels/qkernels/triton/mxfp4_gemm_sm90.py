@@ -42,15 +42,19 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
 from qkernels.triton.stream_k import (
     IN_CACHE,
+    SHARED,
     Plan,
     Shape,
+    add_up,
     choose,
-    combine,
+    contributors,
+    deposit,
     following,
     piece,
     place,
@@ -58,6 +62,7 @@ from qkernels.triton.stream_k import (
     require_hopper,
     segment,
     segments,
+    summing,
     workspace,
 )
 
@@ -115,57 +120,114 @@ def keep(a):
 
 
 @gluon.jit
+def fetch_weights(
+    w_desc, d_desc, codes, spread, full, stage, tile, i, BYTES: gl.constexpr, T: gl.constexpr
+):  # fmt: skip
+    """Step i of a tile of w, and what its stage will hold."""
+    mbarrier.expect(full.index(stage), BYTES)
+    tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
+    tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
+
+
+@gluon.jit
 def fetch(
     x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split, sharing,
-    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it.
+
+    EARLY: weights of the first stages are fetched before the kernel before this one has ended, x after it.
+    """
+    BYTES: gl.constexpr = BM * 128 + T * (1024 + 64)
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
     begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
-    stage = 0
-    phase = 1
-    for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    ahead = 0
+    if EARLY:
+        index, first, end = segment(0, shared, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(2 * first, 2 * end):
+        ahead = min(S, 2 * (end - first))
+        for i in range(ahead):
+            fetch_weights(w_desc, d_desc, codes, spread, full, i, tile, 2 * first + i, BYTES, T)
+        gdc_wait()
+        for i in range(ahead):
+            tma_load(x_desc, [row * BM, (2 * first + i) * 128], full.index(i), x.index(i))
+    stage = ahead % S
+    phase = gl.where(ahead == S, 0, 1)
+    for number in range(count):
+        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(full.index(stage), BM * 128 + T * (1024 + 64))
+            fetch_weights(w_desc, d_desc, codes, spread, full, stage, tile, i, BYTES, T)
             tma_load(x_desc, [row * BM, i * 128], full.index(stage), x.index(stage))
-            tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
-            tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
             stage, phase = following(stage, phase, S)
 
 
 @gluon.jit
+def line(pointer, start, count, SIZE: gl.constexpr, WARPS: gl.constexpr):
+    """SIZE numbers from `start` on of a vector of `count`, fp32; 0 beyond it."""
+    at = start + gl.arange(0, SIZE, gl.BlockedLayout([1], [32], [WARPS], [0]))
+    return gl.load(pointer + at, mask=at < count, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
+    """Sums of the output from (row, column) on times the factors of their rows of w and x, plus bias."""
+    gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
+    BN: gl.constexpr = sums.shape[0]
+    w_factor = line(w_factor_ptr, column, n, BN, WARPS) * gain
+    x_factor = line(x_factor_ptr, row, m, sums.shape[1], WARPS)
+    if bias_ptr is None:
+        return scaled(sums, w_factor, x_factor, None)
+    else:
+        return scaled(sums, w_factor, x_factor, line(bias_ptr, column, n, BN, WARPS))
+
+
+@gluon.jit
+def scaled(sums, w_factor, x_factor, bias):
+    """Sums of columns times the factors of their rows of w and x, plus bias (or None)."""
+    LAYOUT: gl.constexpr = sums.type.layout
+    of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, LAYOUT)).expand_dims(0)
+    # one after the other: the product of the two may leave the normal numbers where the result does not
+    result = sums * of_columns * of_rows
+    if bias is not None:
+        result += gl.convert_layout(bias, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    return result
+
+
+@gluon.jit
 def multiply(
-    x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, sharing,
-    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, parameters,
+    m, n, steps, split, sharing,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
-    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
     begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
+    if EARLY:
+        gdc_wait()
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         # asked for here, needed at the end
-        columns = tile * (T * 16) + gl.arange(0, T * 16, LINE)
-        rows = row * BM + gl.arange(0, BM, LINE)
-        w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
-        x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+        w_factor = line(w_factor_ptr, tile * (T * 16), n, T * 16, WARPS) * gain
+        x_factor = line(x_factor_ptr, row * BM, m, BM, WARPS)
+        bias = None
         if bias_ptr is not None:
-            bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32)
+            bias = line(bias_ptr, tile * (T * 16), n, T * 16, WARPS)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
         last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
         for i in range(first, end):
@@ -187,33 +249,34 @@ def multiply(
         sums = warpgroup_mma_wait(0, deps=[sums])
         keep(last)
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
-        complete = True
         if end - first < steps:
-            sums, complete = combine(
-                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
-            )
-        if complete:
-            of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, MMA)).expand_dims(1)
-            of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, MMA)).expand_dims(0)
-            # one after the other: the product of the two may leave the normal numbers where the result does not
-            result = sums * of_columns * of_rows
-            if bias_ptr is not None:
-                result += gl.convert_layout(bias, gl.SliceLayout(1, MMA)).expand_dims(1)
+            low, _ = contributors(index - (tiles - split), split, sharing, steps)
+            deposit(sums, work_ptr, low, WARPS)
+            if SUMMING > 0:
+                mbarrier.arrive(deposited.index(number), count=1)
+        else:
+            result = scaled(sums, w_factor, x_factor, bias)
             tma.store_wait(0)  # the tile before has left `out`
             barrier()
             out.permute([1, 0]).store(result.to(out.dtype))
             fence_async_shared()
             barrier()
             tma_store(out_desc, [row * BM, tile * (T * 16)], out)
+    if SUMMING == 0:
+        add_up(deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, finish,
+               T * 16, BM, GROUP, SOME, WARPS, False, EARLY)  # fmt: skip
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
+    x_desc, w_desc, d_desc, out_desc, out_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
     gain, m, n, steps, split, sharing,
-    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
@@ -225,16 +288,32 @@ def mxfp4_gemm_sm90_kernel(
     out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    deposited = gl.allocate_shared_memory(gl.int64, [SHARED, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(SHARED):
+        mbarrier.init(deposited.index(i), count=1)
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
     barrier()
-    gl.warp_specialize([
-        (multiply, (x, codes, spread, full, empty, out, out_desc, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
-                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS)),
-        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
-    ], [1], [24])  # fmt: skip
+    FINISH: gl.constexpr = finish
+    parameters = (gain, x_factor_ptr, w_factor_ptr, bias_ptr)
+    if SUMMING == 0:
+        gl.warp_specialize([
+            (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
+                        parameters, m, n, steps, split, sharing, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing,
+                     T, BM, S, GROUP, EARLY)),
+        ], [1], [24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
+                        parameters, m, n, steps, split, sharing, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing,
+                     T, BM, S, GROUP, EARLY)),
+            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, FINISH,
+                      T * 16, BM, GROUP, SOME, SUMMING, True, EARLY)),
+        ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
 
 
 @lru_cache
@@ -264,19 +343,20 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
 
 # What is chosen from; cycles of two steps and of a part as measured on an H200.
 SHAPES = (
-    Shape(tiles=8, rows=64, stages=6, warps=8, step_cycles=1380, part_cycles=2000),
-    Shape(tiles=8, rows=128, stages=4, warps=8, step_cycles=1500, part_cycles=3500),
-    Shape(tiles=8, rows=256, stages=3, warps=8, step_cycles=2480, part_cycles=5000),
+    Shape(tiles=8, rows=64, stages=6, warps=8, summing=4, step_cycles=1380, part_cycles=2000),
+    Shape(tiles=8, rows=128, stages=4, warps=8, summing=4, step_cycles=1500, part_cycles=3500),
+    Shape(tiles=8, rows=256, stages=3, warps=8, summing=2, step_cycles=2480, part_cycles=5000),
 )
 
 
 def mxfp4_gemm_sm90(
     x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, shape: Shape | None = None,
-    plan: Plan | None = None,
+    plan: Plan | None = None, early: bool = True,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. K is a multiple of 32, N of 8.
 
-    shape, plan: for tests.
+    shape, plan: for tests. early: may begin before the kernel launched before it has ended; the codes of w and their
+    spread (nothing else) are read at once.
     """
     m, k = x.elements.shape
     if k != w.k or x.hadamard != w.hadamard:
@@ -292,6 +372,7 @@ def mxfp4_gemm_sm90(
     shapes = SHAPES if shape is None else (shape,)
     shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)
     plan = plan or best
+    beside, at_once = summing(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, rows, shape.warps)
     eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
@@ -306,7 +387,9 @@ def mxfp4_gemm_sm90(
             TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
             TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split, plan.sharing,
-            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, num_warps=shape.warps,
+            out, x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split,
+            plan.sharing, L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16,
+            SOME=layouts(shape.tiles, at_once, beside or shape.warps)[1], WARPS=shape.warps, SUMMING=beside,
+            EARLY=early, num_warps=shape.warps, launch_pdl=early,
         )  # fmt: skip
     return out

@@ -1,15 +1,19 @@
 """Which program of a persistent product computes what, and how parts of one tile are summed.
 
 One program runs on each SM. Output tiles are computed whole, a wave after the other, by programs that are at the same
-K: what they share is read from memory once. The tiles left for a last wave that would not fill the GPU are split along
-K instead, each into equal parts. Each program writes its fp32 sums to a workspace and counts itself, and the
-one that finishes last adds all of them in the order of K. So sums have a fixed order, nobody waits for another
-program, and it does not matter which programs run at once, or in what order. Where all that a product reads stays in
-the L2 cache, the tiles of the last two waves are shared evenly among all programs instead (stream-K).
+K: what they share is read from memory once. The tiles that would be left for a last wave that does not fill the GPU are
+split along K instead, each into equal parts, and these parts come first: each program writes its fp32 sums to a
+workspace, counts itself, and goes on with its whole tiles. At the end, when all parts have long been written, each
+quarter of a split tile is summed by one of the programs that had a part of it. Where all that a product reads stays in
+the L2 cache, the tiles of the last two waves may be shared evenly among all programs (stream-K).
 
-The last one sets the counter back to zero: a workspace serves one launch after the other on its stream.
+Parts are added in the order of K, so results repeat bit for bit. Nobody waits for a program that may not be running
+(kernels of two streams could wait for each other's places for ever): who comes to sum its quarters looks a while
+whether all parts are there; if they are not it leaves a mark, and the program that brings the last part sums what is
+marked. Part and mark are additions to one counter, so exactly one of the two does it. The last of all sets the counter
+back to zero: a workspace serves one launch after the other on its stream.
 
-Measured (H200): at M = 4096, where it does not, stream-K is 13% slower than no split.
+Measured (H200): at M = 4096, where what is read does not stay in L2, stream-K is 13% slower than no split.
 """
 
 from __future__ import annotations
@@ -22,10 +26,14 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.language.extra.cuda import gdc_wait
 
 from qbench import Unsupported
 from qkernels.triton.gluon_names import barrier
 
+PATIENCE = gl.constexpr(100)  # looks at a counter, each most of a microsecond
+SHARED = gl.constexpr(4)  # more tiles than a program shares with others (see `divide`)
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
 IN_CACHE = 9 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
 _STREAMS = 1024  # and graphs, that have counters of their own; later graphs zero theirs in each replay
@@ -50,19 +58,19 @@ def piece(split, sharing, steps, program):
 
 @gluon.jit
 def segments(tiles, split, begin, end, steps, program, programs):
-    """(tiles that a program computes whole, all tiles it has a part in)."""
-    whole = (tiles - split - program + programs - 1) // programs
-    return whole, whole + (end + steps - 1) // steps - begin // steps
+    """(tiles that a program shares with others, all tiles it has a part in)."""
+    shared = (end + steps - 1) // steps - begin // steps
+    return shared, shared + (tiles - split - program + programs - 1) // programs
 
 
 @gluon.jit
-def segment(number, whole, tiles, split, begin, end, steps, program, programs):
-    """(tile's index, first step, end) of a program's tile `number`."""
-    inside = begin // steps + (number - whole)
-    shared = number >= whole
-    index = tiles - split + inside if shared else number * programs + program
-    first = max(begin - inside * steps, 0) if shared else 0
-    last = min(end - inside * steps, steps) if shared else steps
+def segment(number, shared, tiles, split, begin, end, steps, program, programs):
+    """(tile's index, first step, end) of a program's tile `number`: what it shares comes first."""
+    inside = begin // steps + number
+    whole = number >= shared
+    index = (number - shared) * programs + program if whole else tiles - split + inside
+    first = 0 if whole else max(begin - inside * steps, 0)
+    last = steps if whole else min(end - inside * steps, steps)
     return index, first, last
 
 
@@ -81,39 +89,144 @@ def following(stage, phase, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def combine(sums, work_ptr, counter_ptr, tile, split, sharing, steps, WARPS: gl.constexpr):
-    """(sums of all parts of split tile `tile`, whether this program is the one to write them).
-
-    A program has two slots in the workspace: one for a tile that it begins, one for a tile that it goes on with. Sums
-    lie in the order of registers, 16 bytes of a thread beside those of the next.
-    """
-    program = gl.program_id(0)
-    first, last = contributors(tile, split, sharing, steps)
+def in_order(sums, WARPS: gl.constexpr):
+    """Sums [M, N] as a row, in quarters of N; 16 bytes of a thread lie beside those of the next."""
     M: gl.constexpr = sums.shape[0]
     N: gl.constexpr = sums.shape[1]
     axes: gl.constexpr = [M // (16 * WARPS), WARPS, 2, 8, N // 8, 4, 2]
-    flat = sums.reshape(axes).permute(0, 4, 1, 3, 5, 2, 6).reshape([M * N])
-    offsets = gl.arange(0, M * N, flat.type.layout)
+    return sums.reshape(axes).permute(4, 0, 1, 3, 5, 2, 6).reshape([M * N])
+
+
+@gluon.jit
+def deposit(sums, work_ptr, first, WARPS: gl.constexpr):
+    """Write this program's part of a tile that programs from `first` on share.
+
+    A program has two slots in the workspace: one for a tile that it begins, one for a tile that it goes on with.
+    """
+    program = gl.program_id(0)
+    flat = in_order(sums, WARPS)
+    SIZE: gl.constexpr = flat.shape[0]
     mine = 2 * program + (1 if program == first else 0)
-    gl.store(work_ptr + mine * (M * N) + offsets, flat)
+    gl.store(work_ptr + mine * SIZE + gl.arange(0, SIZE, flat.type.layout), flat)
     barrier()
-    done = gl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu") == last - first
-    if done:
-        gl.store(counter_ptr + tile, 0)
-        if last - first == 1:  # the order of two does not matter
-            other = 2 * first + 1 if program == last else 2 * last
-            flat += gl.load(work_ptr + other * (M * N) + offsets, cache_modifier=".cg")
-        else:
-            flat = gl.load(work_ptr + (2 * first + 1) * (M * N) + offsets, cache_modifier=".cg")
-            for each in range(first + 1, last + 1):
-                flat += gl.load(work_ptr + 2 * each * (M * N) + offsets, cache_modifier=".cg")
-    turned: gl.constexpr = [axes[0], axes[4], axes[1], axes[3], axes[5], axes[2], axes[6]]
-    sums = gl.convert_layout(
-        flat.reshape(turned).permute(0, 2, 5, 3, 1, 4, 6).reshape([M, N]),
-        sums.type.layout,
-        assert_trivial=True,
-    )
-    return sums, done
+
+
+@gluon.jit
+def add_part(counter_ptr, first, last):
+    """Count a part that was written. Gives the quarters (a mask) whose own programs came before this last part."""
+    before = gl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
+    complete = (before & 255) == last - first
+    if complete & ((before >> 8) == 15):
+        gl.store(counter_ptr, 0)
+    return gl.where(complete, before >> 8, 0)
+
+
+@gluon.jit
+def quarters_of(member, members):
+    """The quarters (a mask) that the member-th of those who share a tile sums: they are dealt out in turns."""
+    return ((1 << min(member, 4)) | (1 << min(member + members, 4))) & 15
+
+
+@gluon.jit
+def claim(counter_ptr, first, last, PATIENCE: gl.constexpr):
+    """The quarters (a mask) that this program now sums: its own, unless a part is still missing after a while."""
+    parts = last - first + 1
+    mine = quarters_of(gl.program_id(0) - first, parts)
+    before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
+    for _ in range(PATIENCE):
+        if (before & 255) != parts:
+            before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
+    before = gl.atomic_add(counter_ptr, mine << 8, sem="acq_rel", scope="gpu")
+    complete = (before & 255) == parts
+    if complete & ((before >> 8) + mine == 15):
+        gl.store(counter_ptr, 0)
+    return gl.where(complete, mine, 0)
+
+
+@gluon.jit
+def summed(
+    work_ptr, start, first, last, M: gl.constexpr, N: gl.constexpr, LAYOUT: gl.constexpr, WARPS: gl.constexpr
+):
+    """Rows of an M x N tile that programs first to last wrote, from `start` on, as many as an instruction of LAYOUT
+    has: fp32 [M, rows], in the order of K."""
+    ROWS: gl.constexpr = LAYOUT.instr_shape[1]
+    like: gl.constexpr = in_order(gl.zeros([M, ROWS], gl.float32, LAYOUT), WARPS).type.layout
+    at = work_ptr + start * M + gl.arange(0, M * ROWS, like)
+    if last - first == 1:  # the order of two does not matter, and both are on their way at once
+        flat = gl.load(at + (2 * first + 1) * (M * N), cache_modifier=".cg")
+        flat += gl.load(at + 2 * last * (M * N), cache_modifier=".cg")
+    else:
+        flat = gl.load(at + (2 * first + 1) * (M * N), cache_modifier=".cg")
+        for each in range(first + 1, last + 1):
+            flat += gl.load(at + 2 * each * (M * N), cache_modifier=".cg")
+    turned: gl.constexpr = [ROWS // 8, M // (16 * WARPS), WARPS, 8, 4, 2, 2]
+    sums = flat.reshape(turned).permute(1, 2, 5, 3, 0, 4, 6).reshape([M, ROWS])
+    return gl.convert_layout(sums, LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
+def write_rows(result, out_ptr, row, column, m, n):
+    """Columns [M] by rows [N] of a product -> out [m, n] from (row, column) on, what is inside of it."""
+    LAYOUT: gl.constexpr = result.type.layout
+    columns = column + gl.arange(0, result.shape[0], gl.SliceLayout(1, LAYOUT))
+    rows = row + gl.arange(0, result.shape[1], gl.SliceLayout(0, LAYOUT))
+    target = out_ptr + (rows.to(gl.int64) * n).expand_dims(0) + columns.expand_dims(1)
+    there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
+    gl.store(target, result.to(out_ptr.dtype.element_ty), mask=there)
+
+
+@gluon.jit
+def sum_quarters(
+    which, low, high, row, column, m, n, out_ptr, work_ptr, parameters, FINISH: gl.constexpr,
+    BN: gl.constexpr, BM: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """Sum and write the quarters in a mask of the tile at (row, column) that programs low to high share."""
+    for number in range(4):
+        if (which >> number) & 1:
+            for start in range(number * (BM // 4), (number + 1) * (BM // 4), SOME.instr_shape[1]):
+                sums = summed(work_ptr, start, low, high, BN, BM, SOME, WARPS)
+                result = FINISH(sums, row + start, column, m, n, parameters, WARPS)
+                write_rows(result, out_ptr, row + start, column, m, n)
+
+
+@gluon.jit
+def add_up(
+    deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, FINISH: gl.constexpr,
+    BN: gl.constexpr, BM: gl.constexpr, GROUP: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
+    BESIDE: gl.constexpr, EARLY: gl.constexpr,
+):  # fmt: skip
+    """Count this program's parts of shared tiles, then sum its quarters of them.
+
+    FINISH(sums, row, column, m, n, parameters, WARPS) makes results of sums. BESIDE: this is done by warps of their
+    own, while the others multiply the program's whole tiles.
+    """
+    across, down = (n + BN - 1) // BN, (m + BM - 1) // BM
+    program, programs = gl.program_id(0), gl.num_programs(0)
+    tiles = across * down
+    begin, stop = piece(split, sharing, steps, program)
+    shared, _ = segments(tiles, split, begin, stop, steps, program, programs)
+    if BESIDE and EARLY:
+        gdc_wait()
+    for number in range(shared):
+        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        if end - first < steps:
+            tile, row = place(index, across, down, GROUP)
+            low, high = contributors(index - (tiles - split), split, sharing, steps)
+            if BESIDE:
+                mbarrier.wait(deposited.index(number), 0)
+            left = add_part(counter_ptr + index - (tiles - split), low, high)
+            sum_quarters(
+                left, low, high, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+            )  # fmt: skip
+    for number in range(shared):
+        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        if end - first < steps:
+            tile, row = place(index, across, down, GROUP)
+            low, high = contributors(index - (tiles - split), split, sharing, steps)
+            mine = claim(counter_ptr + index - (tiles - split), low, high, PATIENCE)
+            sum_quarters(
+                mine, low, high, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,16 +278,26 @@ def divide(
 class Shape:
     """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`.
 
-    resident: programs of an SM. step_cycles: of a step, measured; part_cycles: see `divide`.
+    summing: warps that sum parts. step_cycles: of a step, measured; part_cycles: see `divide`.
     """
 
     tiles: int
     rows: int
     stages: int
     warps: int
+    summing: int
     step_cycles: int
     part_cycles: int
-    resident: int = 1
+
+
+def summing(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
+    """(warps beside the others that sum parts, rows that they sum at once); no warps where no whole tiles follow.
+
+    The few registers that are left to two warps beside 256 rows of sums hold eight rows.
+    """
+    if not 0 < plan.split < tiles:
+        return 0, shape.rows // 4
+    return shape.summing, 4 * shape.summing
 
 
 @lru_cache(4096)
@@ -186,9 +309,7 @@ def choose(
     for shape in shapes:
         if shape.rows < 2 * m or shape is shapes[0]:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            plan = divide(
-                tiles, steps, processors * shape.resident, shape.step_cycles, shape.part_cycles, spread=spread
-            )
+            plan = divide(tiles, steps, processors, shape.step_cycles, shape.part_cycles, spread=spread)
             found.append((shape, plan))
     return min(found, key=lambda each: each[1].cycles)
 
