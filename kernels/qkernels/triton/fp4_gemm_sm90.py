@@ -58,22 +58,21 @@ from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, tma_load, tma_store
 from qkernels.triton.stream_k import (
-    IN_CACHE,
-    SHARED,
     Plan,
     Shape,
     add_up,
+    beside,
     choose,
     contributors,
     deposit,
     following,
+    join,
     piece,
     place,
     processors,
     require_hopper,
     segment,
     segments,
-    summing,
     workspace,
 )
 
@@ -93,7 +92,7 @@ def fetch_weights(
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
     U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it.
@@ -104,11 +103,11 @@ def fetch(
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
     ahead = 0
     if EARLY:
-        index, first, end = segment(0, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         ahead = min(S, 2 * (end - first))
         for i in range(ahead):
@@ -119,7 +118,7 @@ def fetch(
     stage = ahead % S
     phase = gl.where(ahead == S, 0, 1)
     for number in range(count):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
@@ -148,24 +147,25 @@ def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
 @gluon.jit
 def multiply(
     x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base, parameters,
-    m, n, steps, split, sharing,
+    m, n, steps, plan,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
+    FINISH: gl.constexpr = finish
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
     if EARLY:
         gdc_wait()
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
@@ -186,12 +186,18 @@ def multiply(
             stage, phase = following(other, other_phase, S)
         sums, last = warpgroup_mma_wait(0, deps=[sums, last])
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
         if end - first < steps:
-            low, _ = contributors(index - (tiles - split), split, sharing, steps)
-            deposit(sums, work_ptr, low, WARPS)
-            if SUMMING > 0:
-                mbarrier.arrive(deposited.index(number), count=1)
-        else:
+            inside = index - (tiles - plan[0])
+            low, high = contributors(inside, plan, steps)
+            if SUMMING == 0:
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, out_ptr, work_ptr,
+                                      counter_ptr, parameters, FINISH, SOME, WARPS)  # fmt: skip
+            else:
+                deposit(sums, work_ptr, low, WARPS)
+                mbarrier.arrive(deposited, count=1)
+                complete = False
+        if complete:
             result = finish(sums, row * BM, tile * (T * 16), m, n, parameters, WARPS)
             tma.store_wait(0)  # the tile before has left `out`
             barrier()
@@ -199,16 +205,13 @@ def multiply(
             fence_async_shared()
             barrier()
             tma_store(out_desc, [row * BM, tile * (T * 16)], out)
-    if SUMMING == 0:
-        add_up(deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, finish,
-               T * 16, BM, GROUP, SOME, WARPS, False, EARLY)  # fmt: skip
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing", "group", "members", "lead", "rest"])
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split, sharing,
+    unit, m, n, steps, split, sharing, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
     EARLY: gl.constexpr,
@@ -222,9 +225,8 @@ def fp4_gemm_sm90_kernel(
     out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
-    deposited = gl.allocate_shared_memory(gl.int64, [SHARED, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(SHARED):
-        mbarrier.init(deposited.index(i), count=1)
+    deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(deposited, count=1)
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
@@ -235,30 +237,31 @@ def fp4_gemm_sm90_kernel(
         base = base * 0
     FINISH: gl.constexpr = finish
     parameters = (unit, x_gs_ptr, gs_ptr, bias_ptr)
+    plan = (split, sharing, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
+                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
                         EARLY)),
-            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
                      U, T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
+                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
                         EARLY)),
-            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
                      U, T, BM, S, GROUP, EARLY)),
-            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, FINISH,
-                      T * 16, BM, GROUP, SOME, SUMMING, True, EARLY)),
+            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 64, 80 if SUMMING == 4 else 64])  # fmt: skip
 
 
 # What is chosen from; cycles of two steps and of a part as measured on an H200.
 SHAPES = (
-    Shape(tiles=8, rows=128, stages=6, warps=8, summing=4, step_cycles=1240, part_cycles=2500),
-    Shape(tiles=8, rows=256, stages=4, warps=8, summing=2, step_cycles=2200, part_cycles=4000),
+    Shape(8, 128, 6, 8, 4, step_cycles=1270, part_cycles=2500, slack_cycles=4000, join_cycles=3000),
+    Shape(8, 256, 4, 8, 2, step_cycles=2120, part_cycles=4000, slack_cycles=4000, join_cycles=4000),
 )
 
 
@@ -287,9 +290,9 @@ def fp4_gemm_sm90(
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, steps, processors(x.device), m * w.k <= IN_CACHE // 2)
+    shape, best = choose(shapes, m, w.n, steps, processors(x.device))
     plan = plan or best
-    beside, at_once = summing(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
+    warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     u = 2 if w.format.block == 16 else 1
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, u, rows, shape.warps)
@@ -302,10 +305,10 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
             TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
-            plan.sharing, STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
-            GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, beside or shape.warps)[1], WARPS=shape.warps,
-            SUMMING=beside,
+            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, *plan.arguments(),
+            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
+            SUMMING=warps,
             EARLY=early, num_warps=shape.warps, launch_pdl=early,
         )  # fmt: skip
     return out

@@ -47,22 +47,21 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
 from qkernels.triton.stream_k import (
-    IN_CACHE,
-    SHARED,
     Plan,
     Shape,
     add_up,
+    beside,
     choose,
     contributors,
     deposit,
     following,
+    join,
     piece,
     place,
     processors,
     require_hopper,
     segment,
     segments,
-    summing,
     workspace,
 )
 
@@ -131,7 +130,7 @@ def fetch_weights(
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split, sharing,
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, plan,
     T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it.
@@ -142,11 +141,11 @@ def fetch(
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
     ahead = 0
     if EARLY:
-        index, first, end = segment(0, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         ahead = min(S, 2 * (end - first))
         for i in range(ahead):
@@ -157,7 +156,7 @@ def fetch(
     stage = ahead % S
     phase = gl.where(ahead == S, 0, 1)
     for number in range(count):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
@@ -202,24 +201,25 @@ def scaled(sums, w_factor, x_factor, bias):
 @gluon.jit
 def multiply(
     x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, parameters,
-    m, n, steps, split, sharing,
+    m, n, steps, plan,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
+    FINISH: gl.constexpr = finish
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    shared, count = segments(tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
     gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
     if EARLY:
         gdc_wait()
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         # asked for here, needed at the end
@@ -249,12 +249,18 @@ def multiply(
         sums = warpgroup_mma_wait(0, deps=[sums])
         keep(last)
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
+        complete = True
         if end - first < steps:
-            low, _ = contributors(index - (tiles - split), split, sharing, steps)
-            deposit(sums, work_ptr, low, WARPS)
-            if SUMMING > 0:
-                mbarrier.arrive(deposited.index(number), count=1)
-        else:
+            inside = index - (tiles - plan[0])
+            low, high = contributors(inside, plan, steps)
+            if SUMMING == 0:
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, out_ptr, work_ptr,
+                                      counter_ptr, parameters, FINISH, SOME, WARPS)  # fmt: skip
+            else:
+                deposit(sums, work_ptr, low, WARPS)
+                mbarrier.arrive(deposited, count=1)
+                complete = False
+        if complete:
             result = scaled(sums, w_factor, x_factor, bias)
             tma.store_wait(0)  # the tile before has left `out`
             barrier()
@@ -262,16 +268,13 @@ def multiply(
             fence_async_shared()
             barrier()
             tma_store(out_desc, [row * BM, tile * (T * 16)], out)
-    if SUMMING == 0:
-        add_up(deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, finish,
-               T * 16, BM, GROUP, SOME, WARPS, False, EARLY)  # fmt: skip
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing", "group", "members", "lead", "rest"])
 def mxfp4_gemm_sm90_kernel(
     x_desc, w_desc, d_desc, out_desc, out_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, sharing,
+    gain, m, n, steps, split, sharing, group, members, lead, rest,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
@@ -288,9 +291,8 @@ def mxfp4_gemm_sm90_kernel(
     out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
-    deposited = gl.allocate_shared_memory(gl.int64, [SHARED, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(SHARED):
-        mbarrier.init(deposited.index(i), count=1)
+    deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(deposited, count=1)
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
@@ -298,21 +300,22 @@ def mxfp4_gemm_sm90_kernel(
     barrier()
     FINISH: gl.constexpr = finish
     parameters = (gain, x_factor_ptr, w_factor_ptr, bias_ptr)
+    plan = (split, sharing, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, split, sharing, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
-            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
                      T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, split, sharing, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
-            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
                      T, BM, S, GROUP, EARLY)),
-            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, FINISH,
-                      T * 16, BM, GROUP, SOME, SUMMING, True, EARLY)),
+            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
 
 
@@ -343,9 +346,9 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
 
 # What is chosen from; cycles of two steps and of a part as measured on an H200.
 SHAPES = (
-    Shape(tiles=8, rows=64, stages=6, warps=8, summing=4, step_cycles=1380, part_cycles=2000),
-    Shape(tiles=8, rows=128, stages=4, warps=8, summing=4, step_cycles=1500, part_cycles=3500),
-    Shape(tiles=8, rows=256, stages=3, warps=8, summing=2, step_cycles=2480, part_cycles=5000),
+    Shape(8, 64, 6, 8, 4, step_cycles=1140, part_cycles=2000, slack_cycles=4000, join_cycles=2000),
+    Shape(8, 128, 4, 8, 4, step_cycles=1480, part_cycles=2500, slack_cycles=4000, join_cycles=3000),
+    Shape(8, 256, 3, 8, 2, step_cycles=2470, part_cycles=4000, slack_cycles=4000, join_cycles=4000),
 )
 
 
@@ -370,9 +373,9 @@ def mxfp4_gemm_sm90(
     require_hopper(x.elements.device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)
+    shape, best = choose(shapes, m, w.n, steps, processors(out.device))
     plan = plan or best
-    beside, at_once = summing(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
+    warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, rows, shape.warps)
     eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
@@ -387,9 +390,9 @@ def mxfp4_gemm_sm90(
             TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
             TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            out, x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split,
-            plan.sharing, L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16,
-            SOME=layouts(shape.tiles, at_once, beside or shape.warps)[1], WARPS=shape.warps, SUMMING=beside,
+            out, x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps,
+            *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16,
+            SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps, SUMMING=warps,
             EARLY=early, num_warps=shape.warps, launch_pdl=early,
         )  # fmt: skip
     return out

@@ -1,19 +1,21 @@
 """Which program of a persistent product computes what, and how parts of one tile are summed.
 
 One program runs on each SM. Output tiles are computed whole, a wave after the other, by programs that are at the same
-K: what they share is read from memory once. The tiles that would be left for a last wave that does not fill the GPU are
-split along K instead, each into equal parts, and these parts come first: each program writes its fp32 sums to a
-workspace, counts itself, and goes on with its whole tiles. At the end, when all parts have long been written, each
-quarter of a split tile is summed by one of the programs that had a part of it. Where all that a product reads stays in
-the L2 cache, the tiles of the last two waves may be shared evenly among all programs (stream-K).
+K: what they share is read from memory once. Tiles that would not fill a wave are split along K, in one of two ways.
+
+Behind other waves: each tile into equal parts, and these parts come first. Each program writes its fp32 sums to a
+workspace, counts itself, and goes on with its whole tiles; beside it, warps of their own sum a quarter of the tile
+as soon as all parts are there. So splitting costs little more than the writing.
+
+Alone: of `group` tiles and `members` programs, each program but the last owns a tile, and has its beginning in
+registers; the next program has the tile's rest, comes to it first, and writes its sums. The owner, which has a little
+more to do, finds them when it is through, adds them to its own and writes the result.
 
 Parts are added in the order of K, so results repeat bit for bit. Nobody waits for a program that may not be running
-(kernels of two streams could wait for each other's places for ever): who comes to sum its quarters looks a while
-whether all parts are there; if they are not it leaves a mark, and the program that brings the last part sums what is
-marked. Part and mark are additions to one counter, so exactly one of the two does it. The last of all sets the counter
-back to zero: a workspace serves one launch after the other on its stream.
-
-Measured (H200): at M = 4096, where what is read does not stay in L2, stream-K is 13% slower than no split.
+(kernels of two streams could wait for each other's places for ever): who comes to sum looks a while whether all parts
+are there; if not it leaves a mark, and the program that brings the last part sums what is marked. Part and mark are
+additions to one counter, so exactly one of the two does it, and sets the counter back to zero: a workspace serves one
+launch after the other on its stream.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ from qbench import Unsupported
 from qkernels.triton.gluon_names import barrier
 
 PATIENCE = gl.constexpr(100)  # looks at a counter, each most of a microsecond
-SHARED = gl.constexpr(4)  # more tiles than a program shares with others (see `divide`)
+MOST_PARTS = 4  # of a tile
+MOST_TILES = 4  # of a group
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
-IN_CACHE = 9 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
 _STREAMS = 1024  # and graphs, that have counters of their own; later graphs zero theirs in each replay
 
 
@@ -48,12 +50,20 @@ def place(index, across, down, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def piece(split, sharing, steps, program):
-    """(begin, end) of what a program computes of the row of split * steps steps: nothing if it shares none."""
-    number = min(program, sharing)
-    begin = number * (split * steps) // sharing
-    end = min(number + 1, sharing) * (split * steps) // sharing
-    return begin, end
+def piece(plan, steps, program):
+    """(begin, end) of what a program computes of the row of all split tiles' steps: nothing if it shares none.
+
+    A group of tiles has `members` programs: the first takes `lead` of its steps, each other one `rest`.
+    """
+    split, sharing, group, members, lead, rest = plan
+    base = program // members * group * steps
+    member = program % members
+    begin = base + (lead + (member - 1) * rest) * min(member, 1)
+    limit = min(base + group * steps, split * steps)
+    if program >= sharing:
+        limit = 0
+    begin = min(begin, limit)
+    return begin, min(base + lead + member * rest, limit)
 
 
 @gluon.jit
@@ -75,10 +85,12 @@ def segment(number, shared, tiles, split, begin, end, steps, program, programs):
 
 
 @gluon.jit
-def contributors(tile, split, sharing, steps):
+def contributors(tile, plan, steps):
     """(first, last) of the programs that have a part of split tile `tile`."""
-    total = split * steps
-    return ((tile * steps + 1) * sharing - 1) // total, ((tile + 1) * steps * sharing - 1) // total
+    _, _, group, members, lead, rest = plan
+    first, last = tile % group * steps, (tile % group + 1) * steps - 1
+    program = tile // group * members
+    return program + (max(first - lead, -rest) + rest) // rest, program + (max(last - lead, -rest) + rest) // rest
 
 
 @gluon.jit
@@ -112,35 +124,39 @@ def deposit(sums, work_ptr, first, WARPS: gl.constexpr):
 
 
 @gluon.jit
-def add_part(counter_ptr, first, last):
-    """Count a part that was written. Gives the quarters (a mask) whose own programs came before this last part."""
+def add_part(counter_ptr, parts):
+    """Count a part that was written, of `parts`. Gives the quarters (a mask) that were marked before this last part."""
     before = gl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
-    complete = (before & 255) == last - first
+    complete = (before & 255) == parts - 1
     if complete & ((before >> 8) == 15):
         gl.store(counter_ptr, 0)
     return gl.where(complete, before >> 8, 0)
 
 
 @gluon.jit
-def quarters_of(member, members):
-    """The quarters (a mask) that the member-th of those who share a tile sums: they are dealt out in turns."""
-    return ((1 << min(member, 4)) | (1 << min(member + members, 4))) & 15
-
-
-@gluon.jit
-def claim(counter_ptr, first, last, PATIENCE: gl.constexpr):
-    """The quarters (a mask) that this program now sums: its own, unless a part is still missing after a while."""
-    parts = last - first + 1
-    mine = quarters_of(gl.program_id(0) - first, parts)
+def look(counter_ptr, parts):
+    """Are all `parts` there? Looks a while."""
     before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
     for _ in range(PATIENCE):
         if (before & 255) != parts:
             before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
-    before = gl.atomic_add(counter_ptr, mine << 8, sem="acq_rel", scope="gpu")
+    return (before & 255) == parts
+
+
+@gluon.jit
+def mark(counter_ptr, quarters, parts):
+    """Mark quarters (a mask) for who brings the last of `parts`. Gives them back if that one has been here before."""
+    before = gl.atomic_add(counter_ptr, quarters << 8, sem="acq_rel", scope="gpu")
     complete = (before & 255) == parts
-    if complete & ((before >> 8) + mine == 15):
+    if complete & ((before >> 8) + quarters == 15):
         gl.store(counter_ptr, 0)
-    return gl.where(complete, mine, 0)
+    return gl.where(complete, quarters, 0)
+
+
+@gluon.jit
+def quarters_of(member, members):
+    """The quarters (a mask) that the member-th of those who share a tile sums: they are dealt out in turns."""
+    return ((1 << min(member, 4)) | (1 << min(member + members, 4))) & 15
 
 
 @gluon.jit
@@ -191,94 +207,131 @@ def sum_quarters(
 
 @gluon.jit
 def add_up(
-    deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, split, sharing, FINISH: gl.constexpr,
+    deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan, FINISH: gl.constexpr,
     BN: gl.constexpr, BM: gl.constexpr, GROUP: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
-    BESIDE: gl.constexpr, EARLY: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
-    """Count this program's parts of shared tiles, then sum its quarters of them.
+    """The warps beside: count this program's part of a shared tile, then sum its quarters of that tile.
 
-    FINISH(sums, row, column, m, n, parameters, WARPS) makes results of sums. BESIDE: this is done by warps of their
-    own, while the others multiply the program's whole tiles.
+    FINISH(sums, row, column, m, n, parameters, WARPS) makes results of sums.
     """
     across, down = (n + BN - 1) // BN, (m + BM - 1) // BM
-    program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    shared, _ = segments(tiles, split, begin, stop, steps, program, programs)
-    if BESIDE and EARLY:
+    program = gl.program_id(0)
+    begin, stop = piece(plan, steps, program)
+    if EARLY:
         gdc_wait()
-    for number in range(shared):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
-        if end - first < steps:
-            tile, row = place(index, across, down, GROUP)
-            low, high = contributors(index - (tiles - split), split, sharing, steps)
-            if BESIDE:
-                mbarrier.wait(deposited.index(number), 0)
-            left = add_part(counter_ptr + index - (tiles - split), low, high)
-            sum_quarters(
-                left, low, high, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
-            )  # fmt: skip
-    for number in range(shared):
-        index, first, end = segment(number, shared, tiles, split, begin, stop, steps, program, programs)
-        if end - first < steps:
-            tile, row = place(index, across, down, GROUP)
-            low, high = contributors(index - (tiles - split), split, sharing, steps)
-            mine = claim(counter_ptr + index - (tiles - split), low, high, PATIENCE)
-            sum_quarters(
-                mine, low, high, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
-            )  # fmt: skip
+    if stop > begin:
+        inside = begin // steps
+        tile, row = place(tiles - plan[0] + inside, across, down, GROUP)
+        first, last = contributors(inside, plan, steps)
+        parts = last - first + 1
+        mbarrier.wait(deposited, 0)
+        left = add_part(counter_ptr + inside, parts)
+        sum_quarters(
+            left, first, last, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+        )  # fmt: skip
+        look(counter_ptr + inside, parts)
+        mine = mark(counter_ptr + inside, quarters_of(program - first, parts), parts)
+        sum_quarters(
+            mine, first, last, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+        )  # fmt: skip
+
+
+@gluon.jit
+def join(
+    sums, inside, first, last, row, column, m, n, out_ptr, work_ptr, counter_ptr, parameters, FINISH: gl.constexpr,
+    SOME: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """(sums of all parts of a tile, true) for the program that is to write them; (sums, false) for the others.
+
+    The first of programs first to last owns the tile and has its sums in registers, the others write theirs.
+    """
+    BN: gl.constexpr = sums.shape[0]
+    BM: gl.constexpr = sums.shape[1]
+    counter = counter_ptr + inside
+    parts = last - first
+    complete = False
+    if gl.program_id(0) == first:
+        complete = look(counter, parts)
+        if complete:
+            gl.store(counter, 0)
+        else:
+            deposit(sums, work_ptr, first, WARPS)
+            complete = mark(counter, 15, parts) == 15
+        if complete:
+            flat = in_order(sums, WARPS)
+            at = work_ptr + gl.arange(0, BN * BM, flat.type.layout)
+            for each in range(first + 1, last + 1):
+                flat += gl.load(at + 2 * each * (BN * BM), cache_modifier=".cg")
+            turned: gl.constexpr = [BM // 8, BN // (16 * WARPS), WARPS, 8, 4, 2, 2]
+            flat = flat.reshape(turned).permute(1, 2, 5, 3, 0, 4, 6).reshape([BN, BM])
+            sums = gl.convert_layout(flat, sums.type.layout, assert_trivial=True)
+    else:
+        deposit(sums, work_ptr, first, WARPS)
+        left = add_part(counter, parts)
+        sum_quarters(
+            left, first, last, row, column, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+        )  # fmt: skip
+    return sums, complete
 
 
 @dataclass(frozen=True)
 class Plan:
-    """programs of a launch; how many tiles are split, and by how many programs they are shared; estimated cycles."""
+    """How tiles are shared: the last `split` of them, each group of tiles by `members` programs, of which the first
+    takes `lead` steps and each other one `rest`; `programs` of a launch; estimated cycles."""
 
     programs: int
-    split: int
-    sharing: int
-    cycles: int
+    split: int = 0
+    group: int = 1
+    members: int = 1
+    lead: int = 1
+    rest: int = 1
+    cycles: int = 0
+
+    @property
+    def sharing(self) -> int:
+        """Programs that have a part of a split tile."""
+        return -(-self.split // self.group) * self.members
 
     def workspace(self, elements: int) -> int:
         """fp32 numbers for tiles of so many elements."""
         return 2 * self.sharing * elements if self.split else 0
 
+    def arguments(self) -> tuple[int, ...]:
+        """As kernels take them."""
+        return self.split, self.sharing, self.group, self.members, self.lead, self.rest
 
-def divide(
-    tiles: int,
-    steps: int,
-    processors: int,
-    step_cycles: int,
-    part_cycles: int,
-    *,
-    spread: bool,
-    most: int = 4,
-) -> Plan:
-    """The quickest way to share tiles of `steps` steps that take `step_cycles` each.
 
-    part_cycles: what each part of a split tile costs, written, waited for and read again. A split costs that much once
-    more; tiles shared evenly cost eight (H200), for most programs then have a part of two tiles. spread: what products
-    read stays in the L2 cache, so parts need not be at the same K. most: parts that a tile is split into.
-    """
+def divide(tiles: int, steps: int, processors: int, shape: Shape) -> Plan:
+    """The quickest way to share tiles of `steps` steps among so many processors, by what a shape's steps cost."""
     waves, rest = divmod(tiles - 1, processors)
     rest += 1
-    before, tile = waves * steps * step_cycles, steps * step_cycles
-    programs = min(tiles, processors)
-    plans = [Plan(programs, 0, 1, before + tile)]
-    for parts in range(2, 1 + min(most, processors // rest, steps)):
-        cycles = before + -(-steps // parts) * step_cycles + (parts + 1) * part_cycles
-        plans.append(Plan(max(programs, rest * parts), rest, rest * parts, cycles))
-    split = rest + processors if waves else rest
-    if spread and rest < processors and split * steps >= processors * 2:
-        cycles = before - (tile if waves else 0) + -(-split * steps // processors) * step_cycles
-        plans.append(Plan(processors, split, processors, cycles + 8 * part_cycles))
+    tile = steps * shape.step_cycles
+    plans = [Plan(min(tiles, processors), cycles=(waves + 1) * tile)]
+    if waves:
+        for parts in range(2, 1 + min(MOST_PARTS, processors // rest, steps)):
+            each = -(-steps // parts)
+            cycles = waves * tile + each * shape.step_cycles + shape.part_cycles
+            plans.append(Plan(processors, rest, 1, -(-steps // each), each, each, cycles))
+        return min(plans, key=lambda plan: plan.cycles)
+    slack = -(-shape.slack_cycles // shape.step_cycles)  # steps that an owner has more than who writes for it
+    for group in range(1, 1 + MOST_TILES):
+        for members in range(2, 1 + MOST_PARTS) if group == 1 else (group + 1,):
+            lead = -(-(group * steps + (members - 1 if group == 1 else 1) * slack) // members)
+            each = lead if group > 1 else -(-(steps - lead) // (members - 1))
+            programs = -(-tiles // group) * members
+            if programs <= processors and each > 0 and lead < steps:
+                cycles = lead * shape.step_cycles + (members - 1 if group == 1 else 1) * shape.join_cycles
+                plans.append(Plan(programs, tiles, group, members, lead, each, cycles))
     return min(plans, key=lambda plan: plan.cycles)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`.
-
-    summing: warps that sum parts. step_cycles: of a step, measured; part_cycles: see `divide`.
+    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`;
+    `summing` warps beside sum parts. Cycles, measured: of a step (128 of K); of writing a part that comes first; by
+    which what is written for an owner must be earlier; of adding it to an owner's.
     """
 
     tiles: int
@@ -288,10 +341,12 @@ class Shape:
     summing: int
     step_cycles: int
     part_cycles: int
+    slack_cycles: int
+    join_cycles: int
 
 
-def summing(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
-    """(warps beside the others that sum parts, rows that they sum at once); no warps where no whole tiles follow.
+def beside(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
+    """(warps beside the others that sum parts, rows that are summed at once); no warps where no whole tiles follow.
 
     The few registers that are left to two warps beside 256 rows of sums hold eight rows.
     """
@@ -301,16 +356,13 @@ def summing(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
 
 
 @lru_cache(4096)
-def choose(
-    shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int, spread: bool
-) -> tuple[Shape, Plan]:
+def choose(shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int) -> tuple[Shape, Plan]:
     """The quickest shape and plan for M rows, by what steps and parts cost; no shape of which half would be empty."""
     found = []
     for shape in shapes:
         if shape.rows < 2 * m or shape is shapes[0]:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            plan = divide(tiles, steps, processors, shape.step_cycles, shape.part_cycles, spread=spread)
-            found.append((shape, plan))
+            found.append((shape, divide(tiles, steps, processors, shape)))
     return min(found, key=lambda each: each[1].cycles)
 
 
