@@ -330,7 +330,8 @@ def divide(tiles: int, steps: int, processors: int, shape: Shape) -> Plan:
 @dataclass(frozen=True)
 class Shape:
     """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`;
-    `summing` warps beside sum parts. Cycles, measured: of a step (128 of K); of writing a part that comes first; by
+    `summing` warps beside sum parts, `flight` products are under way while the next operand is decoded (a step is twice
+    as many stages). Cycles, measured: of a step; of writing a part that comes first; by
     which what is written for an owner must be earlier; of adding it to an owner's.
     """
 
@@ -339,6 +340,7 @@ class Shape:
     stages: int
     warps: int
     summing: int
+    flight: int
     step_cycles: int
     part_cycles: int
     slack_cycles: int
@@ -356,13 +358,14 @@ def beside(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
 
 
 @lru_cache(4096)
-def choose(shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int) -> tuple[Shape, Plan]:
-    """The quickest shape and plan for M rows, by what steps and parts cost; no shape of which half would be empty."""
+def choose(shapes: tuple[Shape, ...], m: int, n: int, chunks: int, processors: int) -> tuple[Shape, Plan]:
+    """The quickest shape and plan for M rows and so many stages of K, by what steps and parts cost; no shape of which
+    half would be empty."""
     found = []
     for shape in shapes:
         if shape.rows < 2 * m or shape is shapes[0]:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            found.append((shape, divide(tiles, steps, processors, shape)))
+            found.append((shape, divide(tiles, -(-chunks // (2 * shape.flight)), processors, shape)))
     return min(found, key=lambda each: each[1].cycles)
 
 
