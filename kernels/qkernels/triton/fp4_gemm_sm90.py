@@ -93,8 +93,7 @@ def fetch_weights(
 @gluon.jit
 def fetch(
     x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
-    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, FLIGHT: gl.constexpr,
-    EARLY: gl.constexpr,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it.
 
@@ -110,18 +109,18 @@ def fetch(
     if EARLY:
         index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        ahead = min(S, 2 * FLIGHT * (end - first))
+        ahead = min(S, 2 * (end - first))
         for i in range(ahead):
-            fetch_weights(w_desc, s_desc, words, scales, full, i, tile, 2 * FLIGHT * first + i, BYTES, U, T)
+            fetch_weights(w_desc, s_desc, words, scales, full, i, tile, 2 * first + i, BYTES, U, T)
         gdc_wait()
         for i in range(ahead):
-            tma_load(x_desc, [row * BM, (2 * FLIGHT * first + i) * 64], full.index(i), x.index(i))
+            tma_load(x_desc, [row * BM, (2 * first + i) * 64], full.index(i), x.index(i))
     stage = ahead % S
     phase = gl.where(ahead == S, 0, 1)
     for number in range(count):
         index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(2 * FLIGHT * first + gl.where(number == 0, ahead, 0), 2 * FLIGHT * end):
+        for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
             fetch_weights(w_desc, s_desc, words, scales, full, stage, tile, i, BYTES, U, T)
             tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
@@ -130,17 +129,8 @@ def fetch(
 
 @gluon.jit
 def operand(
-    words,
-    scales,
-    full,
-    stage,
-    phase,
-    base,
-    DTYPE: gl.constexpr,
-    STEP: gl.constexpr,
-    U: gl.constexpr,
-    L: gl.constexpr,
-):
+    words, scales, full, stage, phase, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr
+):  # fmt: skip
     """The first operand of a stage's product, when the stage has come."""
     mbarrier.wait(full.index(stage), phase)
     return decode(words.index(stage).load(L[1]), scales.index(stage).load(L[2]), base, DTYPE, STEP, U, L)
@@ -169,7 +159,7 @@ def multiply(
     m, n, steps, plan,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
-    FLIGHT: gl.constexpr, EARLY: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -188,48 +178,20 @@ def multiply(
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-        z = gl.full([T * 16, 64], 0.0, x.dtype, layout=L[6])
-        if FLIGHT == 1:
-            last = z
-            for i in range(first, end):
-                a0 = operand(words, scales, full, stage, phase, base, x.dtype, STEP, U, L)
-                sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
-                sums, last = warpgroup_mma_wait(1, deps=[sums, last])
-                mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-                second, second_phase = following(stage, phase, S)
-                a1 = operand(words, scales, full, second, second_phase, base, x.dtype, STEP, U, L)
-                sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
-                sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
-                mbarrier.arrive(empty.index(stage), count=1)
-                last = a1
-                stage, phase = following(second, second_phase, S)
-            sums, last = warpgroup_mma_wait(0, deps=[sums, last])
-        else:
-            before = z
-            last = z
-            for i in range(first, end):
-                second, second_phase = following(stage, phase, S)
-                a0 = operand(words, scales, full, stage, phase, base, x.dtype, STEP, U, L)
-                a1 = operand(words, scales, full, second, second_phase, base, x.dtype, STEP, U, L)
-                sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
-                sums, before, last = warpgroup_mma_wait(2, deps=[sums, before, last])
-                mbarrier.arrive(empty.index((stage + S - 2) % S), count=1, pred=i > first)
-                mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-                third, third_phase = following(second, second_phase, S)
-                fourth, fourth_phase = following(third, third_phase, S)
-                a2 = operand(words, scales, full, third, third_phase, base, x.dtype, STEP, U, L)
-                a3 = operand(words, scales, full, fourth, fourth_phase, base, x.dtype, STEP, U, L)
-                sums = warpgroup_mma(a2, x.index(third).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma(a3, x.index(fourth).permute([1, 0]), sums, is_async=True)
-                sums, a0, a1 = warpgroup_mma_wait(2, deps=[sums, a0, a1])
-                mbarrier.arrive(empty.index(stage), count=1)
-                mbarrier.arrive(empty.index(second), count=1)
-                before = a2
-                last = a3
-                stage, phase = following(fourth, fourth_phase, S)
-            sums, before, last = warpgroup_mma_wait(0, deps=[sums, before, last])
-            mbarrier.arrive(empty.index((stage + S - 2) % S), count=1)
+        last = gl.full([T * 16, 64], 0.0, x.dtype, layout=L[6])
+        for i in range(first, end):
+            a0 = operand(words, scales, full, stage, phase, base, x.dtype, STEP, U, L)
+            sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
+            sums, last = warpgroup_mma_wait(1, deps=[sums, last])
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            second, second_phase = following(stage, phase, S)
+            a1 = operand(words, scales, full, second, second_phase, base, x.dtype, STEP, U, L)
+            sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
+            sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
+            mbarrier.arrive(empty.index(stage), count=1)
+            last = a1
+            stage, phase = following(second, second_phase, S)
+        sums, last = warpgroup_mma_wait(0, deps=[sums, last])
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
@@ -259,7 +221,7 @@ def fp4_gemm_sm90_kernel(
     unit, m, n, steps, split, sharing, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
-    FLIGHT: gl.constexpr, EARLY: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -286,27 +248,25 @@ def fp4_gemm_sm90_kernel(
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
-                        FLIGHT, EARLY)),
+                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY)),
             (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
-                     U, T, BM, S, GROUP, FLIGHT, EARLY)),
+                     U, T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING,
-                        FLIGHT, EARLY)),
+                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY)),
             (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
-                     U, T, BM, S, GROUP, FLIGHT, EARLY)),
+                     U, T, BM, S, GROUP, EARLY)),
             (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
                       FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 64, 80 if SUMMING == 4 else 64])  # fmt: skip
 
 
-# What is chosen from; cycles of two steps and of a part as measured on an H200.
+# What is chosen from; nanoseconds as measured on an H200.
 SHAPES = (
-    Shape(8, 128, 8, 8, 4, 2, step_cycles=2200, part_cycles=2500, slack_cycles=4000, join_cycles=3000),
-    Shape(8, 256, 4, 8, 2, 1, step_cycles=2120, part_cycles=4000, slack_cycles=4000, join_cycles=4000),
+    Shape(8, 128, 6, 8, 4, step_ns=715, part_ns=2500, slack_ns=1400, join_ns=4000),
+    Shape(8, 256, 4, 8, 2, step_ns=1260, part_ns=4100, slack_ns=2500, join_ns=4500),
 )
 
 
@@ -333,9 +293,10 @@ def fp4_gemm_sm90(
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, chunks, processors(x.device))
-    plan, steps = plan or best, -(-chunks // (2 * shape.flight))
+    shape, best = choose(shapes, m, w.n, steps, processors(x.device))
+    plan = plan or best
     warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     u = 2 if w.format.block == 16 else 1
     rows, columns = shape.rows, shape.tiles * ROWS
@@ -352,7 +313,6 @@ def fp4_gemm_sm90(
             out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, *plan.arguments(),
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
             GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
-            SUMMING=warps,
-            FLIGHT=shape.flight, EARLY=early, num_warps=shape.warps, launch_pdl=early,
+            SUMMING=warps, EARLY=early, num_warps=shape.warps, launch_pdl=early,
         )  # fmt: skip
     return out

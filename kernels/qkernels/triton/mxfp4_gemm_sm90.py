@@ -131,7 +131,7 @@ def fetch_weights(
 @gluon.jit
 def fetch(
     x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, plan,
-    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, FLIGHT: gl.constexpr,
+    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: the steps of all segments, each into the next stage when its consumers have left it.
@@ -148,18 +148,18 @@ def fetch(
     if EARLY:
         index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        ahead = min(S, 2 * FLIGHT * (end - first))
+        ahead = min(S, 2 * (end - first))
         for i in range(ahead):
-            fetch_weights(w_desc, d_desc, codes, spread, full, i, tile, 2 * FLIGHT * first + i, BYTES, T)
+            fetch_weights(w_desc, d_desc, codes, spread, full, i, tile, 2 * first + i, BYTES, T)
         gdc_wait()
         for i in range(ahead):
-            tma_load(x_desc, [row * BM, (2 * FLIGHT * first + i) * 128], full.index(i), x.index(i))
+            tma_load(x_desc, [row * BM, (2 * first + i) * 128], full.index(i), x.index(i))
     stage = ahead % S
     phase = gl.where(ahead == S, 0, 1)
     for number in range(count):
         index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(2 * FLIGHT * first + gl.where(number == 0, ahead, 0), 2 * FLIGHT * end):
+        for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
             fetch_weights(w_desc, d_desc, codes, spread, full, stage, tile, i, BYTES, T)
             tma_load(x_desc, [row * BM, i * 128], full.index(stage), x.index(stage))
@@ -211,7 +211,7 @@ def multiply(
     x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, parameters,
     m, n, steps, plan,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
-    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, FLIGHT: gl.constexpr, EARLY: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -237,55 +237,22 @@ def multiply(
         if bias_ptr is not None:
             bias = line(bias_ptr, tile * (T * 16), n, T * 16, WARPS)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-        z = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
-        if FLIGHT == 1:
-            last = z
-            for i in range(first, end):
-                a0 = operand(codes, spread, full, stage, phase, L)
-                sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma_wait(1, deps=[sums])
-                keep(last)
-                mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-                second, second_phase = following(stage, phase, S)
-                a1 = operand(codes, spread, full, second, second_phase, L)
-                sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma_wait(1, deps=[sums])
-                keep(a0)
-                mbarrier.arrive(empty.index(stage), count=1)
-                last = a1
-                stage, phase = following(second, second_phase, S)
-            sums = warpgroup_mma_wait(0, deps=[sums])
-        else:
-            before = z
-            last = z
-            for i in range(first, end):
-                second, second_phase = following(stage, phase, S)
-                a0 = operand(codes, spread, full, stage, phase, L)
-                a1 = operand(codes, spread, full, second, second_phase, L)
-                sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma_wait(2, deps=[sums])
-                keep(before)
-                keep(last)
-                mbarrier.arrive(empty.index((stage + S - 2) % S), count=1, pred=i > first)
-                mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-                third, third_phase = following(second, second_phase, S)
-                fourth, fourth_phase = following(third, third_phase, S)
-                a2 = operand(codes, spread, full, third, third_phase, L)
-                a3 = operand(codes, spread, full, fourth, fourth_phase, L)
-                sums = warpgroup_mma(a2, x.index(third).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma(a3, x.index(fourth).permute([1, 0]), sums, is_async=True)
-                sums = warpgroup_mma_wait(2, deps=[sums])
-                keep(a0)
-                keep(a1)
-                mbarrier.arrive(empty.index(stage), count=1)
-                mbarrier.arrive(empty.index(second), count=1)
-                before = a2
-                last = a3
-                stage, phase = following(fourth, fourth_phase, S)
-            sums = warpgroup_mma_wait(0, deps=[sums])
-            keep(before)
-            mbarrier.arrive(empty.index((stage + S - 2) % S), count=1)
+        last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
+        for i in range(first, end):
+            a0 = operand(codes, spread, full, stage, phase, L)
+            sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(last)
+            mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
+            second, second_phase = following(stage, phase, S)
+            a1 = operand(codes, spread, full, second, second_phase, L)
+            sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=[sums])
+            keep(a0)
+            mbarrier.arrive(empty.index(stage), count=1)
+            last = a1
+            stage, phase = following(second, second_phase, S)
+        sums = warpgroup_mma_wait(0, deps=[sums])
         keep(last)
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
@@ -315,7 +282,7 @@ def mxfp4_gemm_sm90_kernel(
     x_desc, w_desc, d_desc, out_desc, out_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
     gain, m, n, steps, split, sharing, group, members, lead, rest,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
-    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, FLIGHT: gl.constexpr, EARLY: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -343,16 +310,16 @@ def mxfp4_gemm_sm90_kernel(
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, FLIGHT, EARLY)),
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
             (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
-                     T, BM, S, GROUP, FLIGHT, EARLY)),
+                     T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, FLIGHT, EARLY)),
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
             (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
-                     T, BM, S, GROUP, FLIGHT, EARLY)),
+                     T, BM, S, GROUP, EARLY)),
             (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
                       FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
@@ -383,11 +350,11 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
     return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
 
 
-# What is chosen from; cycles of two steps and of a part as measured on an H200.
+# What is chosen from; nanoseconds as measured on an H200.
 SHAPES = (
-    Shape(8, 64, 8, 8, 4, 2, step_cycles=2000, part_cycles=2000, slack_cycles=4000, join_cycles=2000),
-    Shape(8, 128, 7, 8, 4, 2, step_cycles=2500, part_cycles=2500, slack_cycles=4000, join_cycles=3000),
-    Shape(8, 256, 3, 8, 2, 1, step_cycles=2470, part_cycles=4000, slack_cycles=4000, join_cycles=4000),
+    Shape(8, 64, 8, 8, 4, step_ns=610, part_ns=3000, slack_ns=1400, join_ns=4800),
+    Shape(8, 128, 7, 8, 4, step_ns=835, part_ns=3500, slack_ns=1400, join_ns=5000),
+    Shape(8, 256, 3, 8, 2, step_ns=1440, part_ns=2000, slack_ns=2500, join_ns=4000),
 )
 
 
@@ -410,9 +377,10 @@ def mxfp4_gemm_sm90(
     if not out.numel():
         return out
     require_hopper(x.elements.device)
+    steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, chunks, processors(out.device))
-    plan, steps = plan or best, -(-chunks // (2 * shape.flight))
+    shape, best = choose(shapes, m, w.n, steps, processors(out.device))
+    plan = plan or best
     warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, rows, shape.warps)
@@ -431,6 +399,6 @@ def mxfp4_gemm_sm90(
             out, x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps,
             *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16,
             SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps, SUMMING=warps,
-            FLIGHT=shape.flight, EARLY=early, num_warps=shape.warps, launch_pdl=early,
+            EARLY=early, num_warps=shape.warps, launch_pdl=early,
         )  # fmt: skip
     return out

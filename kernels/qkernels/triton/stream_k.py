@@ -21,7 +21,7 @@ launch after the other on its stream.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -90,7 +90,9 @@ def contributors(tile, plan, steps):
     _, _, group, members, lead, rest = plan
     first, last = tile % group * steps, (tile % group + 1) * steps - 1
     program = tile // group * members
-    return program + (max(first - lead, -rest) + rest) // rest, program + (max(last - lead, -rest) + rest) // rest
+    return program + (max(first - lead, -rest) + rest) // rest, program + (
+        max(last - lead, -rest) + rest
+    ) // rest
 
 
 @gluon.jit
@@ -279,7 +281,7 @@ def join(
 @dataclass(frozen=True)
 class Plan:
     """How tiles are shared: the last `split` of them, each group of tiles by `members` programs, of which the first
-    takes `lead` steps and each other one `rest`; `programs` of a launch; estimated cycles."""
+    takes `lead` steps and each other one `rest`; `programs` of a launch; estimated nanoseconds."""
 
     programs: int
     split: int = 0
@@ -287,12 +289,13 @@ class Plan:
     members: int = 1
     lead: int = 1
     rest: int = 1
-    cycles: int = 0
+    ns: int = 0
 
     @property
     def sharing(self) -> int:
-        """Programs that have a part of a split tile."""
-        return -(-self.split // self.group) * self.members
+        """Programs that have a part of a split tile; a last group of fewer tiles has one more than it has tiles."""
+        left = self.split % self.group
+        return self.split // self.group * self.members + (left + 1 if left else 0)
 
     def workspace(self, elements: int) -> int:
         """fp32 numbers for tiles of so many elements."""
@@ -307,32 +310,41 @@ def divide(tiles: int, steps: int, processors: int, shape: Shape) -> Plan:
     """The quickest way to share tiles of `steps` steps among so many processors, by what a shape's steps cost."""
     waves, rest = divmod(tiles - 1, processors)
     rest += 1
-    tile = steps * shape.step_cycles
-    plans = [Plan(min(tiles, processors), cycles=(waves + 1) * tile)]
+    tile = steps * shape.step_ns
+    plans = [Plan(min(tiles, processors), ns=(waves + 1) * tile)]
     if waves:
         for parts in range(2, 1 + min(MOST_PARTS, processors // rest, steps)):
             each = -(-steps // parts)
-            cycles = waves * tile + each * shape.step_cycles + shape.part_cycles
-            plans.append(Plan(processors, rest, 1, -(-steps // each), each, each, cycles))
-        return min(plans, key=lambda plan: plan.cycles)
-    slack = -(-shape.slack_cycles // shape.step_cycles)  # steps that an owner has more than who writes for it
+            ns = waves * tile + each * shape.step_ns + shape.part_ns
+            plans.append(Plan(processors, rest, 1, -(-steps // each), each, each, ns))
+        return min(plans, key=lambda plan: plan.ns)
+    slack = -(-shape.slack_ns // shape.step_ns)  # steps that an owner has more than who writes for it
     for group in range(1, 1 + MOST_TILES):
         for members in range(2, 1 + MOST_PARTS) if group == 1 else (group + 1,):
-            lead = -(-(group * steps + (members - 1 if group == 1 else 1) * slack) // members)
-            each = lead if group > 1 else -(-(steps - lead) // (members - 1))
-            programs = -(-tiles // group) * members
-            if programs <= processors and each > 0 and lead < steps:
-                cycles = lead * shape.step_cycles + (members - 1 if group == 1 else 1) * shape.join_cycles
-                plans.append(Plan(programs, tiles, group, members, lead, each, cycles))
-    return min(plans, key=lambda plan: plan.cycles)
+            plan = owned(tiles, steps, group, members, slack)
+            if plan and plan.programs <= processors:
+                joins = members - 1 if group == 1 else 2
+                plans.append(replace(plan, ns=plan.lead * shape.step_ns + joins * shape.join_ns))
+    return min(plans, key=lambda plan: plan.ns)
+
+
+def owned(tiles: int, steps: int, group: int, members: int, slack: int) -> Plan | None:
+    """Groups of tiles by `members` programs of which an owner has `slack` steps more than who writes for it; None for
+    so few steps that nothing is left to write. One tile may have several members, several tiles have one more."""
+    lead = -(-(group * steps + (members - 1 if group == 1 else 1) * slack) // members)
+    if lead >= steps:
+        return None
+    rest = lead if group > 1 else -(-(steps - lead) // (members - 1))
+    members = members if group > 1 else 1 + -(-(steps - lead) // rest)
+    plan = Plan(0, tiles, group, members, lead, rest)
+    return replace(plan, programs=plan.sharing)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`;
-    `summing` warps beside sum parts, `flight` products are under way while the next operand is decoded (a step is twice
-    as many stages). Cycles, measured: of a step; of writing a part that comes first; by
-    which what is written for an owner must be earlier; of adding it to an owner's.
+    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` fetched ahead, by `warps`; `summing`
+    warps beside sum parts. Nanoseconds, measured: of a step (two stages); of writing a part that comes first; by which
+    what is written for an owner must be earlier; of adding it to an owner's.
     """
 
     tiles: int
@@ -340,11 +352,10 @@ class Shape:
     stages: int
     warps: int
     summing: int
-    flight: int
-    step_cycles: int
-    part_cycles: int
-    slack_cycles: int
-    join_cycles: int
+    step_ns: int
+    part_ns: int
+    slack_ns: int
+    join_ns: int
 
 
 def beside(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
@@ -358,15 +369,15 @@ def beside(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
 
 
 @lru_cache(4096)
-def choose(shapes: tuple[Shape, ...], m: int, n: int, chunks: int, processors: int) -> tuple[Shape, Plan]:
-    """The quickest shape and plan for M rows and so many stages of K, by what steps and parts cost; no shape of which
+def choose(shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int) -> tuple[Shape, Plan]:
+    """The quickest shape and plan for M rows and so many steps of K, by what steps and parts cost; no shape of which
     half would be empty."""
     found = []
     for shape in shapes:
         if shape.rows < 2 * m or shape is shapes[0]:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            found.append((shape, divide(tiles, -(-chunks // (2 * shape.flight)), processors, shape)))
-    return min(found, key=lambda each: each[1].cycles)
+            found.append((shape, divide(tiles, steps, processors, shape)))
+    return min(found, key=lambda each: each[1].ns)
 
 
 def require_hopper(device: torch.device) -> None:
