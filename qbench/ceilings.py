@@ -66,12 +66,14 @@ def _eight_bits(left: torch.Tensor, right: torch.Tensor) -> Iterator[tuple[str, 
     def fp8(fast: bool) -> Callable[[], torch.Tensor]:
         return lambda: torch._scaled_mm(a, b.T, one, one, out_dtype=torch.bfloat16, use_fast_accum=fast)
 
-    candidates = {"fp8-fast": fp8(True), "fp8-promoted": fp8(False), "int32": lambda: torch._int_mm(i, j.T)}
+    def int8() -> torch.Tensor:
+        product: torch.Tensor = torch._int_mm(i, j.T)
+        return product
+
+    candidates = {"fp8-fast": fp8(True), "fp8-promoted": fp8(False), "int32": int8}
     for name, work in candidates.items():
         try:
             work()
-        except (
-            RuntimeError
-        ):  # not on this GPU, or not in this build of torch: then nothing is compared with it
-            continue
+        except RuntimeError:
+            continue  # not on this GPU, or not in this build of torch: then nothing is compared with it
         yield name, work
