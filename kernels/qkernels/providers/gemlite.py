@@ -59,6 +59,8 @@ def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
     require_operands("gemlite's adapter", (NVFP4, MXFP4), b, *(() if isinstance(a, Tensor) else (a,)))
     if isinstance(a, Tensor) and a.dtype != torch.bfloat16:
         raise Unsupported(f"gemlite is compared on bfloat16 activations, not {a.dtype}", "triton-prepared")
+    if isinstance(a, QTensor) and a.format.scale != b.format.scale:
+        raise Unsupported(f"a is {a.format.name} and b is {b.format.name}: quantize both to one of them")
     helper = _library("helper")
     nvfp4 = b.format.scale == "e4m3"
     kind = f"{'A16W4' if isinstance(a, Tensor) else 'A4W4'}_{'NVFP' if nvfp4 else 'MXFP'}"
