@@ -51,9 +51,9 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 @cache  # operands in rotation must not compile it again
 def compiled(formula: Callable[..., Any], *key: object) -> Callable[..., Any]:
     """`formula` compiled once for each key. Dynamo compiles one code object 8 times at most and runs it eagerly from
-    then on, so that each key has a code object of its own; `fullgraph` makes a further fallback an error."""
+    then on, so that each key has a code object of its own."""
     own = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
-    made: Callable[..., Any] = torch.compile(own, fullgraph=True, dynamic=False)
+    made: Callable[..., Any] = torch.compile(own, dynamic=False)
     return made
 
 
