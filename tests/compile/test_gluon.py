@@ -24,7 +24,7 @@ WIDE, BYTES, RAW = (
     gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=2)
     for swizzle, bits in ((128, 16), (128, 8), (0, 32))
 )
-INTEGERS = dict.fromkeys(("m", "n", "steps", "split", "sharing", "group", "members", "lead", "rest"), "i32")
+INTEGERS = dict.fromkeys(("m", "n", "steps", "split", "group", "members", "lead", "rest"), "i32")
 NUMBERS = {"work_ptr": "*fp32", "counter_ptr": "*i32", **INTEGERS}
 
 

@@ -215,10 +215,10 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing", "group", "members", "lead", "rest"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def fp4_gemm_sm90_kernel(
     x_desc, w_desc, s_desc, out_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split, sharing, group, members, lead, rest,
+    unit, m, n, steps, split, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
     EARLY: gl.constexpr,
@@ -244,7 +244,7 @@ def fp4_gemm_sm90_kernel(
         base = base * 0
     FINISH: gl.constexpr = finish
     parameters = (unit, x_gs_ptr, gs_ptr, bias_ptr)
-    plan = (split, sharing, group, members, lead, rest)
+    plan = (split, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,

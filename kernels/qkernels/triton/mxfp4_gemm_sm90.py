@@ -277,10 +277,10 @@ def multiply(
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing", "group", "members", "lead", "rest"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def mxfp4_gemm_sm90_kernel(
     x_desc, w_desc, d_desc, out_desc, out_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, sharing, group, members, lead, rest,
+    gain, m, n, steps, split, group, members, lead, rest,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
@@ -306,7 +306,7 @@ def mxfp4_gemm_sm90_kernel(
     barrier()
     FINISH: gl.constexpr = finish
     parameters = (gain, x_factor_ptr, w_factor_ptr, bias_ptr)
-    plan = (split, sharing, group, members, lead, rest)
+    plan = (split, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
             (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,

@@ -1,7 +1,7 @@
 """Which kernel multiplies prepared weights: by the GPU, the rows of x and what each kernel takes.
 
 Hopper    up to 64 rows of x, to 128 where that is quicker    fp4_few_sm90
-          more, bf16                                          fp4_gemm_sm90
+          more, N a multiple of 8                             fp4_gemm_sm90
 others    up to 64 rows                                       fp4_stream: mma.sync, from sm_80 on
 else      fp4_unpack to a workspace, and cuBLAS with fp32 output
 """
@@ -28,7 +28,7 @@ def product(
         return fp4_few_sm90(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
     if x.shape[0] <= MAX_ROWS:
         return fp4_stream(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
-    if hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0:
+    if hopper and x.dtype == out_dtype and w.n % 8 == 0:
         from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
 
         return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)

@@ -55,13 +55,11 @@ def piece(plan, steps, program):
 
     A group of tiles has `members` programs: the first takes `lead` of its steps, each other one `rest`.
     """
-    split, sharing, group, members, lead, rest = plan
+    split, group, members, lead, rest = plan
     base = program // members * group * steps
     member = program % members
     begin = base + (lead + (member - 1) * rest) * min(member, 1)
     limit = min(base + group * steps, split * steps)
-    if program >= sharing:
-        limit = 0
     begin = min(begin, limit)
     return begin, min(base + lead + member * rest, limit)
 
@@ -87,7 +85,7 @@ def segment(number, shared, tiles, split, begin, end, steps, program, programs):
 @gluon.jit
 def contributors(tile, plan, steps):
     """(first, last) of the programs that have a part of split tile `tile`."""
-    _, _, group, members, lead, rest = plan
+    _, group, members, lead, rest = plan
     first, last = tile % group * steps, (tile % group + 1) * steps - 1
     program = tile // group * members
     return program + (max(first - lead, -rest) + rest) // rest, program + (
@@ -303,7 +301,7 @@ class Plan:
 
     def arguments(self) -> tuple[int, ...]:
         """As kernels take them."""
-        return self.split, self.sharing, self.group, self.members, self.lead, self.rest
+        return self.split, self.group, self.members, self.lead, self.rest
 
 
 def divide(tiles: int, steps: int, processors: int, shape: Shape) -> Plan:
