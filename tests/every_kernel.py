@@ -20,7 +20,7 @@ from qkernels import reference
 from qkernels.api import matmul, quantize
 from qkernels.compare import compare_quantized
 from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format, get_format
-from qkernels.prepared import prepare, prepared_matmul
+from qkernels.prepared import Prepared, fold, prepare, prepared_matmul, prepared_matmul_quantized
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
@@ -132,6 +132,31 @@ def prepared_products() -> Iterator[Run]:
                 )
 
 
+def quantized_products() -> Iterator[Run]:
+    """Products of prepared weights with a quantized result, and such a result folded for the next product."""
+    for name in ("nvfp4", "nvfp4_1l", "mxfp4", "mxfp4_abs_max"):
+        fmt = get_format(name)
+        for m, n, k in ((1, 96, 160), (9, 10240, 1056), (64, 96, 2048), (100, 288, 96), (300, 5152, 256)):
+            b, x = quantize_exactly(normal(n, k, seed=1), fmt).to("cuda"), normal(m, k, dtype=torch.bfloat16)
+            a = quantize_exactly(x, fmt).to("cuda")
+            gs = (2688 / reference.matmul(a, b).abs().amax()).float() if fmt.levels == 2 else None
+            left: list[tuple[Any, Tensor | QTensor, Prepared, str]] = [
+                (each, each, prepare(b), "fp32") for each in (x.cuda(), a)
+            ]
+            if fmt.scale == "e8m0" and torch.cuda.get_device_capability()[0] == 9:
+                left.append((fold(a), a, prepare(b, "w4a4"), "fp8-fast"))
+            for given, meant, p, accumulator in left:
+                yield (
+                    f"{name} prepared {type(given).__name__} {m}x{n}x{k} and quantize",
+                    lambda a=given, p=p, fmt=fmt, gs=gs: prepared_matmul_quantized(
+                        a, p, fmt, global_scale=gs
+                    ),
+                    lambda q, a=meant, b=b, gs=gs, accumulator=accumulator: quantized_product_is_wrong(
+                        q, a, b, gs, accumulator
+                    ),
+                )
+
+
 def product_is_wrong(
     out: Tensor, a: Tensor | QTensor, b: QTensor, bias: Tensor, accumulator: str = "fp32"
 ) -> object:
@@ -139,11 +164,12 @@ def product_is_wrong(
     return within(out, expected, gemm_error(expected, reference.magnitude(a, b), b.shape[1], accumulator))
 
 
-def quantized_product_is_wrong(q: QTensor, a: Tensor | QTensor, b: QTensor, gs: Tensor) -> object:
+def quantized_product_is_wrong(
+    q: QTensor, a: Tensor | QTensor, b: QTensor, gs: Tensor | None, accumulator: str = "fp32"
+) -> object:
     y = reference.matmul(a, b)
-    return compare_quantized(
-        q, y, NVFP4, global_scale=gs, error=gemm_error(y, reference.magnitude(a, b), b.shape[1])
-    )
+    error = gemm_error(y, reference.magnitude(a, b), b.shape[1], accumulator)
+    return compare_quantized(q, y, q.format, global_scale=gs, error=error)
 
 
 def parts(result: Result) -> list[Tensor]:
@@ -160,7 +186,7 @@ def main() -> int:
         print("every_kernel needs a CUDA device, and torch finds none", file=sys.stderr)
         return 2
     check, wrong, count = "--no-check" not in sys.argv, 0, 0
-    for name, run, problem in (*quantizers(), *products(), *prepared_products()):
+    for name, run, problem in (*quantizers(), *products(), *prepared_products(), *quantized_products()):
         first, count = run(), count + 1
         if check and (found := problem(first)):
             print(f"WRONG {name}: {found}")

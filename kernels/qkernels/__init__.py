@@ -52,7 +52,7 @@ from .models import (
 )
 from .ops.gemm import bf16_gemm, gemm, gemm_quantize, hadamard_gemm
 from .ops.quantize import QuantizeOptions, quantize_fp4, quantize_fp8, quantize_int8
-from .prepared import Prepared, PreparedLinear, prepare, prepared_matmul
+from .prepared import Prepared, PreparedLinear, fold, prepare, prepared_matmul, prepared_matmul_quantized
 from .swizzle import from_blocked, to_blocked
 from .tensor import QTensor
 
@@ -100,6 +100,7 @@ __all__ = [
     "QuantizeOptions",
     "bf16_gemm",
     "error_bound",
+    "fold",
     "from_blocked",
     "from_config",
     "gemm",
@@ -112,6 +113,7 @@ __all__ = [
     "matmul",
     "prepare",
     "prepared_matmul",
+    "prepared_matmul_quantized",
     "quantize",
     "quantize_fp4",
     "quantize_fp8",

@@ -3,11 +3,15 @@
     w = qkernels.quantize(weight, "nvfp4")
     p = qkernels.prepare(w)                      # once; as many bytes as w
     y = qkernels.prepared_matmul(x, p)           # x bf16, fp16, or quantized
+    q = qkernels.prepared_matmul_quantized(x, p, "nvfp4", global_scale=gs)     # for the next product
 
 "w4a16" weights are `Fragments`: exact with activations of 16 bits, and with quantized ones, which are decoded to bf16.
 "w4a4" of MXFP4 are `FoldedWeights` for FP8 tensor cores, about 1.7 times cuBLAS bf16 on an H200; weights whose scales
 spread too far for that become fragments, and `note` says why. Preparing waits for the device, products do not (but for
-folding a QTensor, whose spreads are looked at).
+prepared_matmul of a QTensor and folded weights, which looks at its spreads; `fold` does not).
+
+Layers chain without sixteen-bit activations between them: PreparedLinear(layer, output="nvfp4", output_global_scale=gs)
+gives a QTensor, and one whose weights are in that format, not rotated, takes it.
 
 On Hopper a product of few rows may begin while earlier kernels of the stream end, and read its weights at once. So what
 writes weights in place must be waited for before the next product; `prepare`, moving a layer and loading into it wait.
@@ -25,12 +29,15 @@ from torch import Tensor, nn
 from qbench import Unsupported
 
 from . import prepared_ops as ops
-from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
+from . import quantized_ops
+from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format, get_format
 from .hadamard import rotate
-from .ops.require import EXACT_PRODUCT, decodes_as
+from .ops.require import EXACT_PRODUCT, decodes_as, names
+from .quantize_scaled import static_scale
 from .tensor import QTensor
 from .triton.fp4_fragments import Fragments, fragments
 from .triton.mxfp4_folded import FoldedRows, FoldedWeights, fold_rows, fold_weights
+from .triton.quantized_result import TAKES
 
 if TYPE_CHECKING:
     from .linear import QuantizedLinear
@@ -117,6 +124,91 @@ def prepared_matmul(
     weights. A rotation of w is not undone. Folded products are rounded to bf16 first; their sums have no more.
     ValueError or TypeError for operands that do not go together.
     """
+    y: Tensor = _matmul(x, w, bias, out_dtype)
+    return y
+
+
+def prepared_matmul_quantized(
+    x: Tensor | QTensor | FoldedRows,
+    w: Prepared,
+    format: Format | str,
+    *,
+    global_scale: Tensor | float | None = None,
+    bias: Tensor | None = None,
+) -> QTensor:
+    """x [M, K] times w [N, K] transposed, plus bias [N], quantized [M, N]: the fp32 sums, never a rounding to bf16.
+
+    format: NVFP4 under a static encode scale (global_scale: one float32 on w's device, 448*6/amax for the amax
+    expected of the result; its value is not looked at), nvfp4_1l, or MXFP4 by any rule but quest. N is a multiple of
+    its block. Operands are those of prepared_matmul. On Hopper the product's kernel does it; on another GPU, and for
+    fp16 and more than 64 to 128 rows, the quantizer's kernel from the product in fp32: the same contract. Not rotated.
+    ValueError or TypeError for operands that do not go together, Unsupported for other formats.
+    """
+    q: QTensor = _matmul(x, w, bias, Result.of(format, global_scale, w.n, _device(w)))
+    return q
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """How a product is quantized: a format of TAKES and its static encode scale, float32 0-dim, if it has two
+    levels."""
+
+    format: Format
+    global_scale: Tensor | None
+
+    @classmethod
+    def of(
+        cls, format: Format | str, global_scale: Tensor | float | None, n: int, device: torch.device
+    ) -> Result:
+        """Of what a caller gave, for results of n columns."""
+        fmt = get_format(format) if isinstance(format, str) else format
+        if fmt not in TAKES:
+            raise Unsupported(
+                f"a product is quantized to {names(TAKES)}, not to {fmt.name}",
+                "quantize(prepared_matmul(...))",
+            )
+        assert fmt.block is not None
+        if n % fmt.block:
+            raise ValueError(
+                f"N = {n} is not a multiple of the {fmt.name} block {fmt.block}; pad the weight's rows"
+            )
+        if (fmt.levels == 2) != (global_scale is not None):
+            takes = "needs a static global_scale" if fmt.levels == 2 else "takes no global_scale"
+            raise ValueError(
+                f"a result in {fmt.name} {takes}: its amax is known to no program of the product"
+            )
+        if isinstance(global_scale, float | int):
+            global_scale = static_scale(float(global_scale), device)
+        if global_scale is None:
+            return cls(fmt, None)
+        if global_scale.dtype != torch.float32 or global_scale.numel() != 1:
+            shape = list(global_scale.shape)
+            raise ValueError(f"global_scale is {global_scale.dtype} {shape}; it must be one float32")
+        if global_scale.device != device:
+            raise ValueError(f"global_scale is on {global_scale.device} and w on {device}; move it there")
+        return cls(fmt, global_scale.reshape(()))
+
+    def tensor(self, parts: tuple[Tensor, Tensor], n: int) -> QTensor:
+        codes, scales = parts
+        return QTensor(codes, scales, self.format, (codes.shape[0], n), self.global_scale)
+
+
+def fold(x: QTensor) -> FoldedRows:
+    """Activations [M, K] in MXFP4, folded for products with folded weights, without waiting for the device.
+
+    So nobody looks whether a row's scales span more than the 2^14 that fold exactly: values of its smaller blocks are
+    then rounded to what E4M3 holds beside the largest, multiples of 2^-9 where that reaches 256 to 384.
+    """
+    if not decodes_as(x.format, MXFP4, MXFP4_ABS_MAX):
+        raise ValueError(f"x is {x.format.name}; MXFP4 is folded, and formats of its bytes")
+    elements, factor = quantized_ops.mxfp4_fold_codes(x.data, x.scale)
+    return FoldedRows(elements, factor, x.format.gain, x.hadamard)
+
+
+def _matmul(
+    x: Tensor | QTensor | FoldedRows, w: Prepared, bias: Tensor | None, out_dtype: torch.dtype | Result | None
+) -> Any:
+    """The product in that dtype (None: x's, or bf16), or quantized."""
     shape = x.elements.shape if isinstance(x, FoldedRows) else x.shape
     if len(shape) != 2 or shape[1] != w.k:
         raise ValueError(f"x {list(shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
@@ -159,11 +251,21 @@ def _checked_bias(bias: Tensor | None, w: Prepared) -> Tensor | None:
     return bias.contiguous()
 
 
+def _device(w: Prepared) -> torch.device:
+    return w.weight.data.device if isinstance(w.weight, Fragments) else w.weight.codes.device
+
+
 def _product(
-    x: Tensor, w: Prepared, gs: Tensor | None, factor: float, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+    x: Tensor, w: Prepared, gs: Tensor | None, factor: float, bias: Tensor | None, dtype: torch.dtype | Result
+) -> Any:
     f = w.weight
     assert isinstance(f, Fragments)
+    if isinstance(dtype, Result):
+        parts = quantized_ops.fp4_product_quantized(
+            x, f.data, f.scale, f.base, f.global_scale, gs, bias, dtype.global_scale, f.unit, factor, w.format.name,
+            w.n, dtype.format.name,
+        )  # fmt: skip
+        return dtype.tensor(parts, w.n)
     y: Tensor = ops.fp4_product(
         x, f.data, f.scale, f.base, f.global_scale, gs, bias, f.unit, factor, w.format.name, w.n, dtype
     )
@@ -171,10 +273,21 @@ def _product(
 
 
 def _folded_product(
-    elements: Tensor, factor: Tensor, gain: float, w: Prepared, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+    elements: Tensor,
+    factor: Tensor,
+    gain: float,
+    w: Prepared,
+    bias: Tensor | None,
+    dtype: torch.dtype | Result,
+) -> Any:
     f = w.weight
     assert isinstance(f, FoldedWeights)
+    if isinstance(dtype, Result):
+        parts = quantized_ops.mxfp4_folded_product_quantized(
+            elements, factor, f.codes, f.spread, f.factor, bias, dtype.global_scale, gain * f.gain, w.n,
+            dtype.format.name,
+        )  # fmt: skip
+        return dtype.tensor(parts, w.n)
     y: Tensor = ops.mxfp4_folded_product(
         elements, factor, f.codes, f.spread, f.factor, bias, gain * f.gain, w.n, dtype
     )
@@ -186,13 +299,32 @@ class PreparedLinear(nn.Module):
 
     Its forward is operators of torch (qkernels::...): one graph under torch.compile, nothing waits for the device, a
     CUDA graph can be captured. A state dict loads into a layer prepared from any weights of the shape and format.
+
+    output: a format that the result is quantized to (`prepared_matmul_quantized`); forward then gives a QTensor [...,
+    N]. output_global_scale: its static encode scale, a buffer. With activation "w4a4" x may be a QTensor [..., K] that
+    is quantized and rotated as the weights are, as another layer's output is; y is then bf16. For folded weights it is
+    folded as `fold` does: without waiting, and rounded where a row's scales span more than 2^14.
     """
 
     input_global_scale: Tensor | None
+    output_global_scale: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, layer: QuantizedLinear) -> None:
+    def __init__(
+        self,
+        layer: QuantizedLinear,
+        *,
+        output: Format | str | None = None,
+        output_global_scale: Tensor | float | None = None,
+    ) -> None:
         super().__init__()
+        if output is None and output_global_scale is not None:
+            raise ValueError("output_global_scale is of a quantized output; name its format as output")
+        device = layer.weight.device
+        result = (
+            None if output is None else Result.of(output, output_global_scale, layer.out_features, device)
+        )
+        self.output = None if result is None else result.format
         p = prepare(layer.quantized_weight(), layer.activation)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.format, self.hadamard, self.activation = layer.format, layer.hadamard, layer.activation
@@ -202,6 +334,7 @@ class PreparedLinear(nn.Module):
             self.register_buffer(f"weight_{name}", getattr(p.weight, name))
         self._prepared = _with(p, dict.fromkeys(self._tensors, torch.empty(0)))
         self.register_buffer("input_global_scale", layer.input_global_scale)
+        self.register_buffer("output_global_scale", None if result is None else result.global_scale)
         self.register_buffer("bias", layer.bias)
 
     @classmethod
@@ -213,23 +346,62 @@ class PreparedLinear(nn.Module):
         """The weights, as views of the buffers."""
         return _with(self._prepared, {name: getattr(self, f"weight_{name}") for name in self._tensors})
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | QTensor) -> Tensor | QTensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"input has K = {x.shape[-1]}, this layer in_features = {self.in_features}")
         w, name, had = self.prepared(), self.format.name, self.hadamard or 0
+        if isinstance(x, QTensor):
+            return self._shaped(self._of_quantized(x, w, self._result(torch.bfloat16)), x)
+        out = self._result(x.dtype)
         rows = x.detach().reshape(-1, self.in_features)
         rows = rows if rows.stride(-1) == 1 else rows.contiguous()
         if self.activation == "w4a16":
             rows = _sixteen(rotate(rows, had, x.dtype) if had else rows, self.format)
-            y = _product(rows, w, None, 1.0, self.bias, x.dtype)
+            y = _product(rows, w, None, 1.0, self.bias, out)
         elif self.folded:
             elements, factor = ops.mxfp4_folded_rows(rows, name, had)
-            y = _folded_product(elements, factor, self.format.gain, w, self.bias, x.dtype)
+            y = _folded_product(elements, factor, self.format.gain, w, self.bias, out)
         else:
             decoded, *dynamic = ops.fp4_rows(rows, self.input_global_scale, name, had)
             gs = dynamic[0] if dynamic else self.input_global_scale
-            y = _product(decoded, w, gs, ops.row_unit(self.format), self.bias, x.dtype)
-        return y.reshape(*x.shape[:-1], self.out_features)
+            y = _product(decoded, w, gs, ops.row_unit(self.format), self.bias, out)
+        return self._shaped(y, x)
+
+    def _result(self, dtype: torch.dtype) -> torch.dtype | Result:
+        return dtype if self.output is None else Result(self.output, self.output_global_scale)
+
+    def _of_quantized(self, x: QTensor, w: Prepared, out: torch.dtype | Result) -> Tensor | QTensor:
+        """The product of a QTensor, in operators of torch."""
+        fmt = x.format
+        if self.activation != "w4a4":
+            raise TypeError(
+                f'x is {fmt.name}, and this layer takes 16-bit activations; prepare one of "w4a4"'
+            )
+        if (fmt.block, fmt.scale) != (self.format.block, self.format.scale) or not decodes_as(fmt, *DECODES):
+            raise ValueError(
+                f"x is {fmt.name} and the layer's weights are {self.format.name}: quantize both to one of them"
+            )
+        if x.hadamard != self.hadamard:
+            raise ValueError(
+                f"x is rotated by {x.hadamard} and w by {self.hadamard}: rotate both alike, or none in a chain"
+            )
+        data, scale = x.data.reshape(-1, x.data.shape[-1]), x.scale.reshape(-1, x.scale.shape[-1])
+        if self.folded:
+            elements, factor = quantized_ops.mxfp4_fold_codes(data, scale)
+            y: Tensor | QTensor = _folded_product(elements, factor, fmt.gain, w, self.bias, out)
+            return y
+        rows = quantized_ops.fp4_decoded_rows(data, scale, fmt.name)
+        y = _product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)
+        return y
+
+    def _shaped(self, y: Tensor | QTensor, x: Tensor | QTensor) -> Tensor | QTensor:
+        """y with the leading axes of x."""
+        lead = x.shape[:-1]
+        if isinstance(y, Tensor):
+            return y.reshape(*lead, self.out_features)
+        data = y.data.reshape(*lead, y.data.shape[-1])
+        scale = y.scale.reshape(*lead, y.scale.shape[-1])
+        return QTensor(data, scale, y.format, (*lead, self.out_features), y.global_scale)
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
@@ -274,7 +446,8 @@ class PreparedLinear(nn.Module):
 
     def _meaning(self) -> str:
         kind = "folded" if self.folded else "fragments"
-        return f"format={self.format.name}, hadamard={self.hadamard}, {kind}"
+        output = "" if self.output is None else f", output={self.output.name}"
+        return f"format={self.format.name}, hadamard={self.hadamard}, {kind}{output}"
 
 
 def _with(p: Prepared, parts: dict[str, Any]) -> Prepared:

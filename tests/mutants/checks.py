@@ -53,6 +53,11 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "prepared-ops": "checks_prepared",
     "prepared-product": "checks_plans",
     "plans": "checks_plans",
+    "epilogue": "checks_epilogue",
+    "epilogue-places": "checks_epilogue",
+    "fold-codes-of": "checks_epilogue",
+    "quantized-products": "checks_epilogue",
+    "quantized-layers": "checks_epilogue",
 }
 CHECKS = (*(f"quantizer:{name}" for name in QUANTIZER), *(f"gemm:{name}" for name in GEMM), *OWN)
 EXAMPLES = 25  # of hypothesis, for each check

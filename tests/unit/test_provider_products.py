@@ -17,9 +17,10 @@ from qkernels import LinearMXFP4, LinearNVFP4, reference
 from qkernels.compare import compare_quantized
 from qkernels.format import FORMATS, FP8, FP8_TOKEN, INT8, MXFP4, NVFP4, Format, get_format
 from qkernels.ops.gemm import product_bound
-from qkernels.providers import libraries, torch_gemm
+from qkernels.providers import libraries, prepared, torch_gemm
 from qkernels.tensor import QTensor
 from qkernels.triton import fp4_gemm, fp4_gemm_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.quantized_result import TAKES
 from tests.providers import DEVICE, every_format, full_name, normal, operand, quantized, refused, static
 
 if triton.knobs.runtime.interpret:
@@ -123,17 +124,29 @@ def test_a_product_that_quantizes_its_activations_is_right_or_refused(fmt: Forma
 
 @every_format
 def test_a_product_that_quantizes_its_result_is_right_or_refused(fmt: Format) -> None:
-    a, b, gs = operand(fmt, 3, seed=1), operand(fmt, 32, seed=2), torch.tensor(30.0, device=DEVICE)
+    quantized_a, b = operand(fmt, 3, seed=1), operand(fmt, 32, seed=2)
+    gs = torch.tensor(30.0, device=DEVICE) if fmt.levels == 2 else None
     bound = product_bound(roundings=0)
-    for provider, written_for in (
-        (fp4_gemm_quantize.gemm_quantize, fmt == NVFP4),
-        (torch_gemm.torch_gemm_quantize, fmt.levels == 2 and fmt.name != "nvfp4_token"),
-    ):
-        assert (refused(provider, a, b, gs) == "") == written_for
-        if written_for:
-            y = reference.matmul(a, b)
-            error = bound.error(y, (a, b), "fp32")
-            assert compare_quantized(provider(a, b, gs)(), y, fmt, global_scale=gs, error=error) is None
+    blocks = fmt.scale in ("e4m3", "e8m0") and fmt.block is not None and fmt.name != "nvfp4_token"
+    for a in (quantized_a, normal(3).bfloat16()):
+        for provider, written_for, accumulator in (
+            (fp4_gemm_quantize.gemm_quantize, fmt == NVFP4, "fp32"),
+            (prepared.gemm_quantize, fmt in TAKES, "fp32"),
+            (prepared.fp8_gemm_quantize, a is quantized_a and fmt in TAKES and folds(fmt), "fp8-fast"),
+            (torch_gemm.torch_gemm_quantize, blocks, "fp32"),
+        ):
+            assert (refused(provider, a, b, gs) == "") == written_for
+            another = torch.tensor(30.0, device=DEVICE) if gs is None else None
+            assert refused(provider, a, b, another)
+            if written_for:
+                y = reference.matmul(a, b)
+                error = bound.error(y, (a, b), accumulator)
+                assert compare_quantized(provider(a, b, gs)(), y, fmt, global_scale=gs, error=error) is None
+
+
+def folds(fmt: Format) -> bool:
+    """Do folded products take the format here?"""
+    return fmt.scale == "e8m0" and (DEVICE == "cpu" or torch.cuda.get_device_capability()[0] == 9)
 
 
 # Layers and the functions by name -------------------------------------------------------------------------

@@ -86,19 +86,25 @@ def hadamard_gemm(fmt: Format) -> Op:
     return Op(f"{fmt.name}_hadamard_gemm", inputs, expected, _product_and_operand, cost, alongside=beside)
 
 
-def gemm_quantize(fmt: Format) -> Op:
-    """W4A4 product whose epilogue quantizes its output with a static global scale: (a, b, gs) -> QTensor [M, N].
+def gemm_quantize(fmt: Format, activation: str = "w4a4") -> Op:
+    """Product whose epilogue quantizes its output to fmt: (a, b, gs) -> QTensor [M, N].
 
-    The fp32 accumulator is quantized (after alpha), not a bf16 rounding of it.
+    a [M, K] is quantized as b [N, K] is, or bf16 ("w4a16"). gs is the static encode scale of a format of two levels,
+    None for the others. The fp32 accumulator is quantized (after alpha), not a bf16 rounding of it.
     """
-    product = gemm(fmt, fmt)
+    if activation not in ("w4a4", "w4a16"):
+        raise ValueError(f"unknown activation {activation!r}; known: w4a4, w4a16")
+    product = gemm(fmt, fmt if activation == "w4a4" else None)
 
-    def inputs(workload: Workload, device: torch.device) -> tuple[QTensor, QTensor, Tensor]:
+    def inputs(workload: Workload, device: torch.device) -> tuple[Operand, QTensor, Tensor | None]:
         a, b = product.inputs(workload, device)
-        gs = fmt.scale_max * fmt.element.max / reference.matmul(a.rows(0, 16), b).abs().amax()
+        if fmt.levels == 1:
+            return a, b, None
+        first = _take_rows((a,), 0, 16)[0]
+        gs = fmt.scale_max * fmt.element.max / reference.matmul(first, b).abs().amax()
         return a, b, gs.to(torch.float32)
 
-    def expected(a: QTensor, b: QTensor, global_scale: Tensor) -> QTensor:
+    def expected(a: Operand, b: QTensor, global_scale: Tensor | None) -> QTensor:
         return quantize(reference.matmul(a, b).to(torch.float32), fmt, global_scale=global_scale)
 
     def tolerance(
@@ -111,9 +117,11 @@ def gemm_quantize(fmt: Format) -> Op:
 
     def cost(workload: Workload) -> Cost:
         m, n, k = _mnk(workload)
-        return Cost(fmt.nbytes((m, k)) + fmt.nbytes((n, k)) + fmt.nbytes((m, n)), 2 * m * n * k)
+        a_bytes = fmt.nbytes((m, k)) if activation == "w4a4" else 2 * m * k
+        return Cost(a_bytes + fmt.nbytes((n, k)) + fmt.nbytes((m, n)), 2 * m * n * k)
 
-    return Op(f"{fmt.name}_gemm_quantize", inputs, expected, tolerance, cost, alongside=("bf16_gemm",))
+    name = f"{fmt.name}_gemm_quantize" if activation == "w4a4" else f"{fmt.name}_w4a16_gemm_quantize"
+    return Op(name, inputs, expected, tolerance, cost, alongside=("bf16_gemm",))
 
 
 def product_bound(*, roundings: int = 3, out_dtype: torch.dtype | None = None) -> GemmBound:

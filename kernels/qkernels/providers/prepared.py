@@ -10,9 +10,16 @@ from torch import Tensor
 
 from qbench import Unsupported, provider
 from qkernels.ops.quantize import QuantizeOptions
-from qkernels.ops.require import require
-from qkernels.prepared import Prepared, PreparedLinear, prepare, prepared_matmul
+from qkernels.ops.require import names, require
+from qkernels.prepared import (
+    Prepared,
+    PreparedLinear,
+    prepare,
+    prepared_matmul,
+    prepared_matmul_quantized,
+)
 from qkernels.tensor import QTensor
+from qkernels.triton.quantized_result import TAKES
 
 FP8_SUMS = "fp8-fast"
 
@@ -20,12 +27,16 @@ FP8_SUMS = "fp8-fast"
 @provider("triton-prepared", needs_cuda=True)
 def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
     """Exact products, fp32 sums; activations of 16 bits as they are, quantized ones decoded to bf16 within the call."""
+    _require_sixteen(a, b)
+    p = prepare(b)
+    return lambda: prepared_matmul(a, p)
+
+
+def _require_sixteen(a: Tensor | QTensor, b: QTensor) -> None:
     if isinstance(a, Tensor) and a.dtype not in (torch.bfloat16, torch.float16):
         raise Unsupported(f"prepared weights multiply bf16 and fp16 activations, not {a.dtype}", "triton")
     if isinstance(a, Tensor) and a.dtype == torch.float16 and b.format.scale == "e8m0":
         raise Unsupported("MXFP4's scales leave the range of float16", "triton")
-    p = prepare(b)
-    return lambda: prepared_matmul(a, p)
 
 
 @provider("triton-fp8", needs_cuda=True, accumulator=FP8_SUMS)
@@ -36,6 +47,35 @@ def fp8_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     p = _folded(b)
     rows = fold_rows(a)
     return lambda: prepared_matmul(rows, p)
+
+
+@provider("triton-prepared", needs_cuda=True)
+def gemm_quantize(a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None) -> Callable[[], QTensor]:
+    """The product of prepared weights, its fp32 sums quantized to b's format, on Hopper in the same kernel."""
+    _require_result(b, global_scale)
+    _require_sixteen(a, b)
+    p = prepare(b)
+    return lambda: prepared_matmul_quantized(a, p, b.format, global_scale=global_scale)
+
+
+@provider("triton-fp8", needs_cuda=True, accumulator=FP8_SUMS)
+def fp8_gemm_quantize(a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None) -> Callable[[], QTensor]:
+    """The same on FP8 tensor cores, both operands folded beforehand."""
+    from qkernels.triton.mxfp4_folded import fold_rows
+
+    _require_result(b, global_scale)
+    if not isinstance(a, QTensor):
+        raise Unsupported(f"folded weights multiply quantized activations, not {a.dtype}", "triton-prepared")
+    p = _folded(b)
+    rows = fold_rows(a)
+    return lambda: prepared_matmul_quantized(rows, p, b.format, global_scale=global_scale)
+
+
+def _require_result(b: QTensor, global_scale: Tensor | None) -> None:
+    if b.format not in TAKES:
+        raise Unsupported(f"a product is quantized to {names(TAKES)}, not to {b.format.name}", "torch-exact")
+    if (b.format.levels == 2) != (global_scale is not None):
+        raise Unsupported(f"{b.format.name} has {b.format.levels} scale level(s)", "torch-exact")
 
 
 @provider("triton-prepared", needs_cuda=True)

@@ -74,11 +74,17 @@ def torch_quantize_matmul(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
 
 
 @provider("torch-exact")
-def torch_gemm_quantize(a: QTensor, b: QTensor, global_scale: Tensor) -> Callable[[], QTensor]:
-    """The float64 product, quantized by the exact quantizer: what the fused epilogue must equal."""
-    fmt = a.format
-    if fmt.levels == 1 or fmt.global_granularity == "row":
-        raise Unsupported(f"{fmt.name} has no static global scale of a whole result", NVFP4.name)
+def torch_gemm_quantize(
+    a: Tensor | QTensor, b: QTensor, global_scale: Tensor | None
+) -> Callable[[], QTensor]:
+    """The float64 product, quantized to b's format by the exact quantizer: what the fused epilogue must equal."""
+    fmt = b.format
+    if fmt.block is None or fmt.scale == "fp32" or (fmt.levels == 2 and fmt.global_granularity == "row"):
+        raise Unsupported(
+            f"{fmt.name} is no format of blocks with one static global scale or none", NVFP4.name
+        )
+    if (fmt.levels == 2) != (global_scale is not None):
+        raise Unsupported(f"{fmt.name} has {fmt.levels} scale level(s)", NVFP4.name)
 
     def run() -> QTensor:
         product = reference.matmul(a, b).to(torch.float32)

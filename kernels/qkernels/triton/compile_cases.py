@@ -19,6 +19,7 @@ from qkernels.tensor import QTensor
 from qkernels.triton import (
     amax,
     fp4_decode_rows,
+    fp4_few_plan,
     fp4_few_sm90,
     fp4_gemm,
     fp4_gemm_quantize,
@@ -29,6 +30,7 @@ from qkernels.triton import (
     fp8_quantize,
     int8_quantize,
     mxfp4_fold,
+    mxfp4_fold_codes,
     mxfp4_gemm_sm90,
     mxfp4_quantize,
     nvfp4_quantize,
@@ -36,6 +38,7 @@ from qkernels.triton import (
 from qkernels.triton.expected import BEFORE_HOPPER, TENSOR_MEMORY
 from qkernels.triton.fp4_fragments import Fragments
 from qkernels.triton.mxfp4_folded import FoldedRows, FoldedWeights
+from qkernels.triton.quantized_result import Quantized
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 N, K = 8192, 8192
@@ -289,7 +292,44 @@ def prepared_cases() -> list[qbench.CompileCase]:
             {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers")},
         )
 
+    def into(fmt: Format, m: int, n: int = N) -> Quantized:
+        return Quantized.empty(
+            m, n, fmt, one().reshape(()) if fmt.levels == 2 else None, torch.device("cuda")
+        )
+
+    def quantizing(fmt: Format, m: int, n: int = N) -> qbench.CompileCase:
+        """The same product with its result in fmt."""
+        few = fp4_few_plan.quicker(m, n // 16, K // 64)
+        kernel = fp4_few_sm90.fp4_few_sm90 if few else fp4_gemm_sm90.fp4_gemm_sm90
+        return qbench.CompileCase(
+            f"{fmt.name}_sm90_to_{fmt.name}[m={m},n={n},k={K}]",
+            lambda: kernel(matrix(m), weights(fmt, n), into=into(fmt, m, n)),
+            {f"{kernel.__name__}_kernel": hopper_only("wgmma.bf16 A=registers", fmt, few=few)},
+        )
+
+    def eight_quantizing(fmt: Format, m: int) -> qbench.CompileCase:
+        def launch() -> None:
+            x = FoldedRows(matrix(m).to(torch.float8_e4m3fn), torch.empty(m, device="cuda"), 1.0)
+            mxfp4_gemm_sm90.mxfp4_gemm_sm90(x, folded(), into=into(fmt, m))
+
+        return qbench.CompileCase(
+            f"mxfp4_folded_sm90_to_{fmt.name}[m={m},n={N},k={K}]",
+            launch,
+            {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers", fmt)},
+        )
+
     return [
+        *(quantizing(NVFP4, m) for m in (1, 64, 256, 4096)),
+        *(quantizing(MXFP4, m) for m in (16, 4096)),
+        *(eight_quantizing(fmt, 4096) for fmt in (NVFP4, MXFP4)),
+        qbench.CompileCase(
+            f"mxfp4_fold_codes[m=4096,k={K}]",
+            lambda: mxfp4_fold_codes.fold_codes(
+                torch.empty(4096, K // 2, dtype=torch.uint8, device="cuda"),
+                torch.empty(4096, K // 32, dtype=torch.uint8, device="cuda"),
+            ),
+            {"mxfp4_fold_codes_kernel": mxfp4_fold_codes.expected()},
+        ),
         stream(NVFP4, 1),
         stream(MXFP4, 16),
         *(few(NVFP4, m) for m in (1, 64)),
@@ -317,10 +357,15 @@ def prepared_cases() -> list[qbench.CompileCase]:
     ]
 
 
-def hopper_only(product: str) -> qbench.Expectation:
+def hopper_only(product: str, result: Format | None = None, *, few: bool = False) -> qbench.Expectation:
+    """A product on Hopper. Of a quantized result a block's codes are one store, or four bytes where rows are few."""
     others = f"{BEFORE_HOPPER} {TENSOR_MEMORY} sm_120"
+    width = 0 if result is None or result.block is None else 32 if few else 4 * result.block
     return qbench.Expectation(
-        {"sm_90": (product,)}, unsupported={others: "written for Hopper's wgmma and TMA"}
+        {"sm_90": (product,)},
+        store_bits={"sm_90": width} if width else {},
+        spill_bytes={"sm_90": 16} if result else {},
+        unsupported={others: "written for Hopper's wgmma and TMA"},
     )
 
 

@@ -55,6 +55,8 @@ from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, ste
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_quantized
 from qkernels.triton.stream_k import processors, require_hopper, workspace
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 128
 COUNTERS = 512  # of those that stream_k.workspace gives
+SHARED = 226 << 10  # bytes of an SM for stages, sums and a piece of the result; its last KB is for barriers
 
 
 @gluon.jit
@@ -104,10 +107,11 @@ def fetch(
 
 @gluon.jit
 def multiply(
-    x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
+    x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
     work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
     PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
-    S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
+    S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr, RULE: gl.constexpr,
+    PIECE: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every WK-th of the program's steps, 64 rows of w of each."""
     KPART: gl.constexpr = PART // WR
@@ -124,6 +128,10 @@ def multiply(
     gain = 1.0
     if gs_ptr is not None:
         gain = reciprocal(gl.load(gs_ptr))
+    out_ptr, scales_ptr, out_gs_ptr = target
+    out_gs = 1.0
+    if out_gs_ptr is not None:
+        out_gs = gl.load(out_gs_ptr)
     first_item = begin // steps
     for number in range((end - 1) // steps - first_item + 1):
         item = first_item + number
@@ -180,19 +188,23 @@ def multiply(
                 if bias_ptr is not None:
                     bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
                     result += bias.to(gl.float32).expand_dims(1)
-                target = out_ptr + (rows.to(gl.int64) * stride_out).expand_dims(0) + columns.expand_dims(1)
-                there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
-                gl.store(target, result.to(out_ptr.dtype.element_ty), mask=there)
+                if RULE == "":
+                    place = out_ptr + (rows.to(gl.int64) * stride_out).expand_dims(0) + columns.expand_dims(1)
+                    there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
+                    gl.store(place, result.to(out_ptr.dtype.element_ty), mask=there)
+                else:
+                    column = (item * WR + RPART) * 64
+                    write_quantized(result, out_ptr, scales_ptr, out_gs, 0, column, m, n, RULE, PIECE)
 
 
 # stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
 @gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
 def fp4_few_sm90_kernel(
-    x_desc, w_desc, s_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n,
-    stride_out, steps, grain, grains,
+    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+    counter_ptr, unit, m, n, stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
     BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, REGISTERS: gl.constexpr,
-    EARLY: gl.constexpr,
+    EARLY: gl.constexpr, RULE: gl.constexpr, PIECE: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -217,32 +229,33 @@ def fp4_few_sm90_kernel(
         mbarrier.init(parts_empty.index(i), count=1)
     fence_async_shared()
     barrier()
+    target = (out_ptr, scales_ptr, out_gs_ptr)
     BYTES: gl.constexpr = C * (BM * 128 + WR * 4 * (512 + 32 * U))
     if WK * WR == 2:
         gl.warp_specialize([
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, EARLY)),
         ], [4, 1], [REGISTERS, 24])  # fmt: skip
     else:
         gl.warp_specialize([
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
-            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, out_ptr, base_ptr, x_gs_ptr,
+                        grains, 2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+            (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY)),
+                        grains, 3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, EARLY)),
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
@@ -262,17 +275,18 @@ def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
 
 def fp4_few_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    out_dtype: torch.dtype | None = None, few: Few | None = None, early: bool = True,
+    out_dtype: torch.dtype | None = None, few: Few | None = None, early: bool = True, into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
+    into: quantize the fp32 result there instead; returned are its codes.
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
     early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
     x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K that is no
     multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
     """
     m = _check(x, w)
-    out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
+    out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device) if into is None else into.codes
     if not out.numel():
         return out
     require_hopper(x.device)
@@ -284,6 +298,9 @@ def fp4_few_sm90(
     half = x.dtype == torch.float16
     sms = processors(x.device)
     few = few or choose(m, tiles, chunks, sms)
+    piece = min(bm, 32)
+    while into and piece > 8 and (few.shared_memory(bm, u) + few.wr * 256 * piece) * few.resident > SHARED:
+        piece //= 2
     held, mma = few_layouts(u, bm)
     wide = [gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=rank) for rank in (2, 3)]
     raw = [gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=rank) for rank in (2, 3)]
@@ -299,11 +316,12 @@ def fp4_few_sm90(
             TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
             TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
             TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
-            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, out.stride(0),
-            plan.steps, plan.grain, plan.grains,
+            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
+            counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
             BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
-            num_warps=4, launch_pdl=early, maxnreg=80 if few.resident == 2 else None,
+            RULE=rule_of(into), PIECE=piece, num_warps=4, launch_pdl=early,
+            maxnreg=80 if few.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out
 

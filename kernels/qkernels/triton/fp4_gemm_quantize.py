@@ -95,11 +95,15 @@ def nvfp4_gemm_quantize(
 
 
 @qbench.provider("triton", needs_cuda=True)
-def gemm_quantize(a: Tensor | QTensor, b: QTensor, out_global_scale: Tensor) -> Callable[[], QTensor]:
+def gemm_quantize(a: Tensor | QTensor, b: QTensor, out_global_scale: Tensor | None) -> Callable[[], QTensor]:
     """The product of the operands as they are, quantized to NVFP4 under the given scale."""
     require_formats(a, b)
-    if isinstance(a, QTensor) and a.format != NVFP4:  # the op's result has the format of its operands
-        raise qbench.Unsupported(
-            f"the fused epilogue quantizes to {NVFP4.name}, not to {a.format.name}", "torch-exact"
-        )
+    # the op's result has the format of its operands
+    for operand in (a, b):
+        if isinstance(operand, QTensor) and operand.format != NVFP4:
+            raise qbench.Unsupported(
+                f"the fused epilogue quantizes to {NVFP4.name}, not to {operand.format.name}", "torch-exact"
+            )
+    if out_global_scale is None:
+        raise qbench.Unsupported(f"{NVFP4.name} needs a static global scale of the result", "torch-exact")
     return lambda: nvfp4_gemm_quantize(a, b, out_global_scale=out_global_scale)

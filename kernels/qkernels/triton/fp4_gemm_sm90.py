@@ -56,7 +56,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
-from qkernels.triton.gluon_names import barrier, tma_load, tma_store
+from qkernels.triton.gluon_names import barrier, tma_load
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
     Plan,
     Shape,
@@ -155,11 +157,11 @@ def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
 
 @gluon.jit
 def multiply(
-    x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base, parameters,
+    x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
     m, n, steps, plan,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
-    EARLY: gl.constexpr,
+    EARLY: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -198,30 +200,25 @@ def multiply(
             inside = index - (tiles - plan[0])
             low, high = contributors(inside, plan, steps)
             if SUMMING == 0:
-                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, out_ptr, work_ptr,
-                                      counter_ptr, parameters, FINISH, SOME, WARPS)  # fmt: skip
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, target, work_ptr,
+                                      counter_ptr, parameters, FINISH, RULE, SOME, WARPS)  # fmt: skip
             else:
                 deposit(sums, work_ptr, low, WARPS)
                 mbarrier.arrive(deposited, count=1)
                 complete = False
         if complete:
             result = finish(sums, row * BM, tile * (T * 16), m, n, parameters, WARPS)
-            tma.store_wait(0)  # the tile before has left `out`
-            barrier()
-            out.permute([1, 0]).store(result.to(out.dtype))
-            fence_async_shared()
-            barrier()
-            tma_store(out_desc, [row * BM, tile * (T * 16)], out)
+            write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, out_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split, group, members, lead, rest,
+    x_desc, w_desc, s_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+    counter_ptr, unit, m, n, steps, split, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
-    EARLY: gl.constexpr,
+    EARLY: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -229,7 +226,11 @@ def fp4_gemm_sm90_kernel(
     x = gl.allocate_shared_memory(x_desc.dtype, [S, BM, 64], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
     scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    if RULE == "":
+        out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+        target = (out, out_desc, out_ptr)
+    else:
+        target = (out_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -247,19 +248,19 @@ def fp4_gemm_sm90_kernel(
     plan = (split, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
-            (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY)),
+            (multiply, (x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
+                        m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY, RULE)),
             (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
                      U, T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
-            (multiply, (x, words, scales, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, base,
-                        parameters, m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY)),
+            (multiply, (x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
+                        m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY, RULE)),
             (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
                      U, T, BM, S, GROUP, EARLY)),
-            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
-                      FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
+            (add_up, (deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, RULE, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 64, 80 if SUMMING == 4 else 64])  # fmt: skip
 
 
@@ -273,10 +274,12 @@ SHAPES = (
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
     shape: Shape | None = None, plan: Plan | None = None, early: bool = True,
+    into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """x's dtype [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
+    into: quantize the fp32 result there instead; returned are its codes.
     early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
     x is bf16 or fp16 (NVFP4 only), M > 0, its rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError
     or TypeError otherwise.
@@ -292,7 +295,7 @@ def fp4_gemm_sm90(
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     require_hopper(x.device)
-    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device)
+    out = torch.empty((m, w.n), dtype=x.dtype, device=x.device) if into is None else into.codes
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
     shape, best = choose(shapes, m, w.n, steps, processors(x.device))
@@ -309,10 +312,11 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
-            TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            out, w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, *plan.arguments(),
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
+            counters, w.unit, m, w.n, steps, *plan.arguments(),
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
             GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
-            SUMMING=warps, EARLY=early, num_warps=shape.warps, launch_pdl=early,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

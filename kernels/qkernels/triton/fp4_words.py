@@ -136,7 +136,13 @@ def largest_value(word, HALF: tl.constexpr):
 
 @triton.jit
 def code_word(sizes, factor):
-    """e2m1(sizes*factor) of fp32 [BLOCKS, 8] >= 0 and fp32 [BLOCKS] -> int32 [BLOCKS], eight codes of four bits.
+    """e2m1(sizes*factor) of fp32 [BLOCKS, 8] >= 0 and fp32 [BLOCKS] -> int32 [BLOCKS], eight codes of four bits."""
+    return codes_of(sizes, factor[:, None])
+
+
+@triton.jit
+def codes_of(sizes, factor):
+    """The same, of a factor for all or of [BLOCKS, 1].
 
     The code of y is rne(g(y)), g(y) = min(2y, y + 2, y/2 + 4, 7): its three slopes are the spacings .5, 1 and 2, and
     even codes are even numbers. Here all of it is halved, to keep factor finite: M is 1.5*2^22, whose spacing is .5,
@@ -144,7 +150,6 @@ def code_word(sizes, factor):
     the rounded is the rounded least: the code is that of the exact product, which is nowhere rounded.
     Positive floats order as their bits do; the low 22 bits of M's are zero and the code is added to them.
     """
-    factor = factor[:, None]
     steep = tl.fma(sizes, factor, 6291456.0).to(tl.int32, bitcast=True)
     middle = tl.fma(sizes, factor * 0.5, 6291457.0).to(tl.int32, bitcast=True)
     flat = tl.fma(sizes, factor * 0.25, 6291458.0).to(tl.int32, bitcast=True)

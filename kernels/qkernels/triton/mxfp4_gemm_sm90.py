@@ -44,8 +44,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from qkernels.triton.gluon_names import barrier, reinterpret, tma_load, tma_store
+from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+from qkernels.triton.quantized_result import Quantized, rule_of, written_to
+from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
     Plan,
     Shape,
@@ -208,10 +210,11 @@ def scaled(sums, w_factor, x_factor, bias):
 
 @gluon.jit
 def multiply(
-    x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr, parameters,
+    x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr, parameters,
     m, n, steps, plan,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
+    RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
@@ -260,29 +263,25 @@ def multiply(
             inside = index - (tiles - plan[0])
             low, high = contributors(inside, plan, steps)
             if SUMMING == 0:
-                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, out_ptr, work_ptr,
-                                      counter_ptr, parameters, FINISH, SOME, WARPS)  # fmt: skip
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, target, work_ptr,
+                                      counter_ptr, parameters, FINISH, RULE, SOME, WARPS)  # fmt: skip
             else:
                 deposit(sums, work_ptr, low, WARPS)
                 mbarrier.arrive(deposited, count=1)
                 complete = False
         if complete:
             result = scaled(sums, w_factor, x_factor, bias)
-            tma.store_wait(0)  # the tile before has left `out`
-            barrier()
-            out.permute([1, 0]).store(result.to(out.dtype))
-            fence_async_shared()
-            barrier()
-            tma_store(out_desc, [row * BM, tile * (T * 16)], out)
+            write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, out_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, group, members, lead, rest,
+    x_desc, w_desc, d_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+    counter_ptr, gain, m, n, steps, split, group, members, lead, rest,
     L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
+    RULE: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -294,7 +293,11 @@ def mxfp4_gemm_sm90_kernel(
     # rows of 256 bytes: Triton cuts wider ones into columns of 256 elements, which the words above are not
     codes = reinterpret(words, gl.uint8, [S, T * 4, 256], bytes_layout)
     spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
-    out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+    if RULE == "":
+        out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
+        target = (out, out_desc, out_ptr)
+    else:
+        target = (out_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -309,19 +312,19 @@ def mxfp4_gemm_sm90_kernel(
     plan = (split, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
-            (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (multiply, (x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY, RULE)),
             (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
                      T, BM, S, GROUP, EARLY)),
         ], [1], [24])  # fmt: skip
     else:
         gl.warp_specialize([
-            (multiply, (x, codes, spread, full, empty, deposited, out, out_desc, out_ptr, work_ptr, counter_ptr,
-                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY)),
+            (multiply, (x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY, RULE)),
             (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
                      T, BM, S, GROUP, EARLY)),
-            (add_up, (deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan,
-                      FINISH, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
+            (add_up, (deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, RULE, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
 
 
@@ -361,11 +364,13 @@ SHAPES = (
 def mxfp4_gemm_sm90(
     x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, shape: Shape | None = None,
     plan: Plan | None = None, early: bool = True,
+    into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. K is a multiple of 32, N of 8.
 
-    shape, plan: for tests. early: may begin before the kernel launched before it has ended; the codes of w and their
-    spread (nothing else) are read at once.
+    into: quantize the fp32 result there instead; returned are its codes. shape, plan: for tests.
+    early: may begin before the kernel launched before it has ended; the codes of w and their spread (nothing else) are
+    read at once.
     """
     m, k = x.elements.shape
     if k != w.k or x.hadamard != w.hadamard:
@@ -373,13 +378,14 @@ def mxfp4_gemm_sm90(
     if k % 16 or w.n % 8:
         raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
     all_tiles, chunks = w.codes.shape[:2]
-    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=x.elements.device)
+    device = x.elements.device
+    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=device) if into is None else into.codes
     if not out.numel():
         return out
-    require_hopper(x.elements.device)
+    require_hopper(device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, steps, processors(out.device))
+    shape, best = choose(shapes, m, w.n, steps, processors(device))
     plan = plan or best
     warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     rows, columns = shape.rows, shape.tiles * ROWS
@@ -389,16 +395,16 @@ def mxfp4_gemm_sm90(
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
     words = w.codes.view(torch.int32).view(all_tiles, -1)
     spread = w.spread.view(torch.int32).view(all_tiles, -1)
-    with torch.cuda.device(out.device):
-        work, counters = workspace(out.device, plan.workspace(rows * columns))
+    with torch.cuda.device(device):
+        work, counters = workspace(device, plan.workspace(rows * columns))
         mxfp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
             TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
-            TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            out, x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps,
-            *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16,
-            SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps, SUMMING=warps,
-            EARLY=early, num_warps=shape.warps, launch_pdl=early,
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            *(written_to(into) if into else (out, None, None)), x.factor, w.factor, bias, work, counters,
+            1.0 / (x.gain * w.gain), m, w.n, steps, *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma,
+            GROUP=16, SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

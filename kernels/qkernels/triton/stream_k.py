@@ -33,6 +33,7 @@ from triton.language.extra.cuda import gdc_wait
 
 from qbench import Unsupported
 from qkernels.triton.gluon_names import barrier
+from qkernels.triton.quantizing_epilogue import write_rows
 
 PATIENCE = gl.constexpr(100)  # looks at a counter, each most of a microsecond
 MOST_PARTS = 4  # of a tile
@@ -181,19 +182,8 @@ def summed(
 
 
 @gluon.jit
-def write_rows(result, out_ptr, row, column, m, n):
-    """Columns [M] by rows [N] of a product -> out [m, n] from (row, column) on, what is inside of it."""
-    LAYOUT: gl.constexpr = result.type.layout
-    columns = column + gl.arange(0, result.shape[0], gl.SliceLayout(1, LAYOUT))
-    rows = row + gl.arange(0, result.shape[1], gl.SliceLayout(0, LAYOUT))
-    target = out_ptr + (rows.to(gl.int64) * n).expand_dims(0) + columns.expand_dims(1)
-    there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
-    gl.store(target, result.to(out_ptr.dtype.element_ty), mask=there)
-
-
-@gluon.jit
 def sum_quarters(
-    which, low, high, row, column, m, n, out_ptr, work_ptr, parameters, FINISH: gl.constexpr,
+    which, low, high, row, column, m, n, target, work_ptr, parameters, FINISH: gl.constexpr, RULE: gl.constexpr,
     BN: gl.constexpr, BM: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     """Sum and write the quarters in a mask of the tile at (row, column) that programs low to high share."""
@@ -202,12 +192,12 @@ def sum_quarters(
             for start in range(number * (BM // 4), (number + 1) * (BM // 4), SOME.instr_shape[1]):
                 sums = summed(work_ptr, start, low, high, BN, BM, SOME, WARPS)
                 result = FINISH(sums, row + start, column, m, n, parameters, WARPS)
-                write_rows(result, out_ptr, row + start, column, m, n)
+                write_rows(result, target, row + start, column, m, n, RULE)
 
 
 @gluon.jit
 def add_up(
-    deposited, out_ptr, work_ptr, counter_ptr, parameters, m, n, steps, plan, FINISH: gl.constexpr,
+    deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan, FINISH: gl.constexpr, RULE: gl.constexpr,
     BN: gl.constexpr, BM: gl.constexpr, GROUP: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
@@ -229,19 +219,21 @@ def add_up(
         mbarrier.wait(deposited, 0)
         left = add_part(counter_ptr + inside, parts)
         sum_quarters(
-            left, first, last, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+            left, first, last, row * BM, tile * BN, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
         )  # fmt: skip
         look(counter_ptr + inside, parts)
         mine = mark(counter_ptr + inside, quarters_of(program - first, parts), parts)
         sum_quarters(
-            mine, first, last, row * BM, tile * BN, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+            mine, first, last, row * BM, tile * BN, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
         )  # fmt: skip
 
 
 @gluon.jit
 def join(
-    sums, inside, first, last, row, column, m, n, out_ptr, work_ptr, counter_ptr, parameters, FINISH: gl.constexpr,
-    SOME: gl.constexpr, WARPS: gl.constexpr,
+    sums, inside, first, last, row, column, m, n, target, work_ptr, counter_ptr, parameters, FINISH: gl.constexpr,
+    RULE: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     """(sums of all parts of a tile, true) for the program that is to write them; (sums, false) for the others.
 
@@ -271,7 +263,8 @@ def join(
         deposit(sums, work_ptr, first, WARPS)
         left = add_part(counter, parts)
         sum_quarters(
-            left, first, last, row, column, m, n, out_ptr, work_ptr, parameters, FINISH, BN, BM, SOME, WARPS
+            left, first, last, row, column, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
         )  # fmt: skip
     return sums, complete
 

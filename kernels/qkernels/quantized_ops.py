@@ -1,0 +1,130 @@
+"""Products of prepared weights whose result is quantized, as operators of torch: see prepared_ops.
+
+It is the sum in fp32, times alpha, plus bias, that is quantized, on every device: on Hopper in the product's own
+kernel, on other GPUs by the quantizer's kernel from an fp32 product. On a CPU the exact product is rounded to fp32 and
+goes to the exact quantizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qbench import Unsupported
+
+from .codec import round_to
+from .format import MXFP4, get_format
+from .prepared_ops import NOT_HOPPER, _check_depth, fp4_product, rows_of
+from .quantize import quantize
+from .tensor import QTensor
+from .triton.fp4_fragments import COLUMNS, Fragments
+from .triton.mxfp4_folded import COLUMNS as FOLDED_COLUMNS
+from .triton.mxfp4_folded import FoldedRows, FoldedWeights, dense, fold_rows
+from .triton.quantized_result import Quantized
+
+
+@torch.library.custom_op("qkernels::fp4_product_quantized", mutates_args=())
+def fp4_product_quantized(
+    x: Tensor, data: Tensor, scale: Tensor, base: Tensor, global_scale: Tensor | None, x_global_scale: Tensor | None,
+    bias: Tensor | None, out_global_scale: Tensor | None, unit: float, factor: float, format: str, n: int,
+    out_format: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The product of `fp4_product`, quantized to out_format: codes uint8 [M, n/2], scales uint8 [M, n/block].
+
+    out_global_scale: one float32, the static encode scale of a format of two levels, read on the device.
+    """
+    _check_depth(x, data, COLUMNS)
+    fmt = get_format(out_format)
+    if x.device.type == "cuda":
+        from .triton.prepared_product import quantized_product
+
+        w = Fragments(data, scale, base, unit, get_format(format), n, x.shape[1], global_scale)
+        return quantized_product(
+            x, replace(w, unit=unit * factor), x_global_scale, bias, fmt, out_global_scale
+        )
+    y = fp4_product(
+        x, data, scale, base, global_scale, x_global_scale, bias, unit, factor, format, n, torch.float32
+    )
+    q = quantize(y, fmt, global_scale=out_global_scale)
+    return q.data, q.scale
+
+
+@fp4_product_quantized.register_fake
+def _(x, data, scale, base, global_scale, x_global_scale, bias, out_global_scale, unit, factor, format, n, out_format):  # type: ignore[no-untyped-def]  # fmt: skip
+    return _like(x, n, out_format)
+
+
+@torch.library.custom_op("qkernels::mxfp4_folded_product_quantized", mutates_args=())
+def mxfp4_folded_product_quantized(
+    x: Tensor, x_factor: Tensor, codes: Tensor, spread: Tensor, w_factor: Tensor, bias: Tensor | None,
+    out_global_scale: Tensor | None, gain: float, n: int, out_format: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The product of `mxfp4_folded_product`, quantized to out_format: codes uint8 [M, n/2], scales uint8 [M, n/block].
+
+    The sums are those of Hopper's FP8 products ("fp8-fast"); they are not rounded to bf16 on the way. Raises
+    Unsupported on another GPU than Hopper.
+    """
+    _check_depth(x, codes, FOLDED_COLUMNS)
+    w, fmt = FoldedWeights(codes, spread, w_factor, n, x.shape[1], gain), get_format(out_format)
+    if x.device.type == "cuda":
+        if torch.cuda.get_device_capability(x.device)[0] != 9:
+            raise Unsupported(NOT_HOPPER, "prepare(w), whose fragments every GPU multiplies")
+        from .triton.mxfp4_gemm_sm90 import mxfp4_gemm_sm90
+
+        into = Quantized.empty(x.shape[0], n, fmt, out_global_scale, x.device)
+        mxfp4_gemm_sm90(FoldedRows(x, x_factor, 1.0), w, bias=bias, into=into)
+        return into.codes, into.scales
+    y = x.to(torch.float64) * x_factor[:, None].to(torch.float64) @ dense(w).T
+    y = round_to(y if bias is None else y + bias, torch.float32)
+    q = quantize(y, fmt, global_scale=out_global_scale)
+    return q.data, q.scale
+
+
+@mxfp4_folded_product_quantized.register_fake
+def _(x, x_factor, codes, spread, w_factor, bias, out_global_scale, gain, n, out_format):  # type: ignore[no-untyped-def]
+    return _like(x, n, out_format)
+
+
+def _like(x: Tensor, n: int, out_format: str) -> tuple[Tensor, Tensor]:
+    block = get_format(out_format).block
+    assert block is not None
+    m = x.shape[0]
+    return x.new_empty((m, n // 2), dtype=torch.uint8), x.new_empty((m, n // block), dtype=torch.uint8)
+
+
+@torch.library.custom_op("qkernels::mxfp4_fold_codes", mutates_args=())
+def mxfp4_fold_codes(data: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """MXFP4 as it is stored, codes uint8 [M, K/2] and scales uint8 [M, K/32], folded: float8_e4m3fn [M, K] and the
+    rows' factors float32 [M].
+
+    Exact where a row's scales span at most 2^14. Nothing waits for the device, so nobody hears of rows that span more:
+    there the values of the small blocks are rounded to what E4M3 holds, as mxfp4_folded_rows does.
+    """
+    if data.device.type == "cuda":
+        from .triton.mxfp4_fold_codes import fold_codes
+
+        rows = fold_codes(data, scale)
+    else:
+        rows = fold_rows(QTensor(data, scale, MXFP4, (len(data), 2 * data.shape[1])), exact=False)
+    return rows.elements, rows.factor
+
+
+@mxfp4_fold_codes.register_fake
+def _(data, scale):  # type: ignore[no-untyped-def]
+    m, half = data.shape
+    return data.new_empty((m, 2 * half), dtype=torch.float8_e4m3fn), data.new_empty((m,), dtype=torch.float32)
+
+
+@torch.library.custom_op("qkernels::fp4_decoded_rows", mutates_args=())
+def fp4_decoded_rows(data: Tensor, scale: Tensor, format: str) -> Tensor:
+    """bf16 [M, K], see `rows_of`: codes uint8 [M, K/2] and scale bytes uint8 [M, K/block] of a format, decoded."""
+    fmt = get_format(format)
+    unused = None if fmt.levels == 1 else torch.empty((), dtype=torch.float32, device=data.device)
+    return rows_of(QTensor(data, scale, fmt, (len(data), 2 * data.shape[1]), unused))
+
+
+@fp4_decoded_rows.register_fake
+def _(data, scale, format):  # type: ignore[no-untyped-def]
+    return data.new_empty((data.shape[0], 2 * data.shape[1]), dtype=torch.bfloat16)
