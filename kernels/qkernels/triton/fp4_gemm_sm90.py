@@ -317,6 +317,7 @@ def fp4_gemm_sm90(
             counters, w.unit, m, w.n, steps, *plan.arguments(),
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
             GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
-            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early, enable_fp_fusion=into is None,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early,
+            enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

@@ -405,6 +405,7 @@ def mxfp4_gemm_sm90(
             *(written_to(into) if into else (out, None, None)), x.factor, w.factor, bias, work, counters,
             1.0 / (x.gain * w.gain), m, w.n, steps, *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma,
             GROUP=16, SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps,
-            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early, enable_fp_fusion=into is None,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early,
+            enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

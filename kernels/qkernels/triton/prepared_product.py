@@ -57,7 +57,7 @@ def quantized_product(
     """Codes uint8 [M, N/2] and scales uint8 [M, N/block] of the product in fp32, in a format of the epilogue's."""
     hopper = torch.cuda.get_device_capability(x.device)[0] == 9
     few = hopper and quicker(x.shape[0], *w.data.shape[:2])
-    if few or (hopper and x.dtype == torch.bfloat16):
+    if few or (hopper and x.dtype in (torch.bfloat16, torch.float16)):
         into = Quantized.empty(x.shape[0], w.n, fmt, global_scale, x.device)
         if few:
             from qkernels.triton.fp4_few_sm90 import fp4_few_sm90
