@@ -152,8 +152,16 @@ def _ceilings(runs: Sequence[Run]) -> Ceilings | None:
         raise CannotCombine(
             f"the parts measured their matmul ceilings in {' and '.join(dtypes)}; use one dtype"
         )
+    others: dict[str, float] = {}
+    for each in known:
+        for name, rate in each.by_accumulator.items():
+            others[name] = max(rate, others.get(name, rate))
     return Ceilings(
-        max(each.copy_gbps for each in known), max(each.matmul_tflops for each in known), dtypes[0]
+        max(each.copy_gbps for each in known),
+        max(each.matmul_tflops for each in known),
+        dtypes[0],
+        max((each.read_gbps for each in known if each.read_gbps), default=None),
+        others,
     )
 
 

@@ -68,11 +68,21 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ceilings(Struct, frozen=True, forbid_unknown_fields=True):
-    """This machine's own rates, measured once per run."""
+    """This machine's own rates, measured once per run.
+
+    by_accumulator: matrix rates of other units than matmul_dtype's, under the accumulator that their providers declare.
+    """
 
     copy_gbps: Positive
     matmul_tflops: Positive
     matmul_dtype: str = "bfloat16"
+    read_gbps: Positive | None = None
+    by_accumulator: dict[str, Positive] = {}
+
+    @property
+    def memory_gbps(self) -> float:
+        """The larger of copying and reading: what no call can surpass whose operands are in memory."""
+        return max(self.copy_gbps, self.read_gbps or 0.0)
 
 
 class Times(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +116,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     times: Times | None = None
     judgement: Judgement | None = None
     alongside: tuple[str, ...] = ()
+    accumulator: str = ""  # what the provider declares; "" in files that do not know it
 
     @property
     def tflops(self) -> float | None:
@@ -130,13 +141,23 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     results: tuple[Result, ...]
     ceilings: Ceilings | None = None
 
-    def percent_of_copy(self, result: Result) -> float | None:
+    def percent_of_memory(self, result: Result) -> float | None:
+        """Of the time that the call's bytes take at least."""
         gbps = result.gbps
-        return 100 * gbps / self.ceilings.copy_gbps if gbps and self.ceilings else None
+        return 100 * gbps / self.ceilings.memory_gbps if gbps and self.ceilings else None
 
     def percent_of_matmul(self, result: Result) -> float | None:
+        """Of the time that its flops take at least, on the units that its provider's sums are made in."""
         tflops = result.tflops
-        return 100 * tflops / self.ceilings.matmul_tflops if tflops and self.ceilings else None
+        if not tflops or not self.ceilings:
+            return None
+        rate = self.ceilings.by_accumulator.get(result.accumulator, self.ceilings.matmul_tflops)
+        return 100 * tflops / rate
+
+    def percent_of_ceiling(self, result: Result) -> float | None:
+        """The larger of both: the least time of the call on this machine over the time it took."""
+        shares = (self.percent_of_matmul(result), self.percent_of_memory(result))
+        return max((share for share in shares if share is not None), default=None)
 
 
 def read_json(path: Path, kind: type[T], remedy: str) -> T:
@@ -171,7 +192,10 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(path: Path, run: Run) -> None:
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
+    """A line for each result: a sweep of a thousand cases is kept beside its tests, and its changes can be read."""
+    head, mark, tail = msgspec.json.encode(msgspec.structs.replace(run, results=())).partition(b'"results":[')
+    lines = b",\n".join(msgspec.json.encode(result) for result in run.results)
+    write_atomic(path, head + mark + b"\n" + lines + b"\n" + tail + b"\n")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

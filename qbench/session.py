@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from qbench.case import Case, Unsupported
+from qbench.case import Case, Unsupported, provider_info
 from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Status, Times, Verdict
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ class Session:
             times=times,
             judgement=judgement,
             alongside=case.op.alongside,
+            accumulator=provider_info(case.provider).accumulator,
         )
 
     def run(self) -> Run:

@@ -113,12 +113,11 @@ def rate_of(sheet: Sheet) -> tuple[str, Callable[[Result], float | None]]:
 
 
 def percent(run: Run, result: Result) -> str:
-    """The larger of both shares of this machine's ceilings: `71% c` (matrix rate) or `88% m` (copy)."""
-    shares = [(run.percent_of_matmul(result), "c"), (run.percent_of_copy(result), "m")]
-    value, letter = max(
-        ((share, letter) for share, letter in shares if share is not None), default=(None, "")
-    )
-    return "" if value is None else f"{number(value, 2)}% {letter}"
+    """The larger of both shares of this machine's ceilings: `71% c` (matrix rate) or `88% m` (memory)."""
+    value = run.percent_of_ceiling(result)
+    if value is None:
+        return ""
+    return f"{number(value, 2)}% {'c' if value == run.percent_of_matmul(result) else 'm'}"
 
 
 def legend(run: Run) -> str:
@@ -126,9 +125,12 @@ def legend(run: Run) -> str:
     if run.ceilings is None:
         return ""
     ceilings = run.ceilings
+    others = [f"; for {name} sums {number(rate)}" for name, rate in ceilings.by_accumulator.items()]
+    reads = bool(ceilings.read_gbps and ceilings.read_gbps > ceilings.copy_gbps)
     return (
         f"% ceiling is the larger share of what this machine itself reached: c of its {ceilings.matmul_dtype} "
-        f"matmul ({number(ceilings.matmul_tflops)} TFLOP/s), m of its copy ({number(ceilings.copy_gbps)} GB/s)"
+        f"matmul ({number(ceilings.matmul_tflops)} TFLOP/s{''.join(others)}), "
+        f"m of its {'read' if reads else 'copy'} ({number(ceilings.memory_gbps)} GB/s)"
     )
 
 

@@ -147,19 +147,23 @@ def _thinned(xs: list[float], apart: float = 1.55) -> list[float]:
 
 
 def _ceilings(axes: Axes, run: Run, sheet: Sheet, unit: str, place: dict[Any, float]) -> list[float]:
-    """Dashed: the matrix rate, and what the copy bandwidth allows for the bytes this operation declares.
+    """Dashed: the matrix rates, and what the memory's bandwidth allows for the bytes this operation declares.
 
     Returns the heights that the scale has to reach.
     """
     if run.ceilings is None:
         return []
-    gbps, top = run.ceilings.copy_gbps, run.ceilings.matmul_tflops
-    copy = f"copy, {number(gbps)} GB/s"
+    gbps, top = run.ceilings.memory_gbps, run.ceilings.matmul_tflops
+    copy = f"{'copy' if gbps == run.ceilings.copy_gbps else 'read'}, {number(gbps)} GB/s"
     if unit == "GB/s":
         axes.axhline(gbps, color=_CEILING, ls="--", lw=1.2, zorder=1, label=copy)
         return [gbps]
-    matmul = f"{run.ceilings.matmul_dtype} matmul, {number(top)} TFLOP/s"
-    axes.axhline(top, color=_CEILING, ls="--", lw=1.2, zorder=1, label=matmul)
+    declared = {result.accumulator for result in sheet.results if result.times}
+    others = {name: rate for name, rate in run.ceilings.by_accumulator.items() if name in declared}
+    for name, rate in {f"{run.ceilings.matmul_dtype} matmul": top, **others}.items():
+        text = f"{name}, {number(rate)} TFLOP/s"
+        axes.axhline(rate, color=_CEILING, ls="--", lw=1.2, zorder=1, label=text)
+    top = max([top, *others.values()])
     own: Line | None = next((line for line in sheet.lines if line.own), None)
     if own is None or not sheet.numeric:
         return [top]

@@ -88,7 +88,9 @@ def _ceilings(run: Run) -> str:
     if run.ceilings is None:
         return "not measured, so no percentages"
     rate, dtype = number(run.ceilings.matmul_tflops), run.ceilings.matmul_dtype
-    return f"copy {number(run.ceilings.copy_gbps)} GB/s, {dtype} matmul {rate} TFLOP/s"
+    read = "" if run.ceilings.read_gbps is None else f", read {number(run.ceilings.read_gbps)} GB/s"
+    others = [f", {name} sums {number(each)}" for name, each in run.ceilings.by_accumulator.items()]
+    return f"copy {number(run.ceilings.copy_gbps)} GB/s{read}, {dtype} matmul {rate} TFLOP/s{''.join(others)}"
 
 
 def _clocks(results: Sequence[Result]) -> str:

@@ -66,7 +66,7 @@ def _row(run: Run, result: Result, axes: list[str]) -> dict[str, object]:
         "gbps": result.gbps,
         "ns_per_element": result.ns_per_element,
         "percent_of_matmul": run.percent_of_matmul(result),
-        "percent_of_copy": run.percent_of_copy(result),
+        "percent_of_memory": run.percent_of_memory(result),
         "samples": times and times.samples,
         "launches": times and times.launches,
         "copies": times and times.copies,

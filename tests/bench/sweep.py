@@ -100,6 +100,15 @@ class Sweep:
         """Shapes for torch.compile, which takes seconds for each: the last one, all with --full or when named."""
         return shapes if self.full or "torch-compile" in self.providers else shapes[-1:]
 
+    def peers(self, op: Op, providers: Sequence[Provider], shapes: Sequence[Workload]) -> list[Case]:
+        """Cases of others' kernels, which take seconds a shape to compile or search: every shape with --full or where
+        they are named, the first and the last otherwise."""
+        made = []
+        for each in providers:
+            named = self.full or qbench.provider_info(each).name in self.providers
+            made += self.cases(op, [each], shapes if named else dict.fromkeys((shapes[0], shapes[-1])))
+        return made
+
     def cases(self, op: Op, providers: Sequence[Provider], workloads: Iterable[Workload]) -> list[Case]:
         """Cases of the selected providers. One that cannot run here at all stands for its shapes by the first."""
         listed = list(workloads)
@@ -130,9 +139,10 @@ def _model(name: str) -> models.Model:
     return models.get_model(name)
 
 
-KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", "torch-scaled-mm", "triton",
-                   "triton-prepared", "triton-fp8", "triton-scaled", "layer", "prepared-layer", "prepared-fp8-layer",
-                   "vllm", "vllm-cutlass", "qutlass", "torchao", "gemlite", "humming", *ALIASES)  # fmt: skip
+KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", "torch-compile-fp8", "torch-scaled-mm",
+                   "torch-scaled-mm-fp8", "torch-scaled-mm-fp8-slow", "triton", "triton-prepared", "triton-fp8",
+                   "triton-scaled", "layer", "prepared-layer", "prepared-fp8-layer", "vllm", "vllm-cutlass", "qutlass",
+                   "torchao", "gemlite", "humming", *ALIASES)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

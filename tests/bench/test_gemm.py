@@ -2,16 +2,19 @@
 
 from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4
 from qkernels.ops.gemm import bf16_gemm, gemm, hadamard_gemm
-from qkernels.providers import prepared
+from qkernels.providers import gemlite, prepared, torch_formulas
 from qkernels.providers.libraries import humming_gemm, qutlass_hadamard_gemm, vllm_nvfp4_gemm
 from qkernels.providers.torch_gemm import torch_bf16, torch_quantize_matmul, torch_scaled_mm_fp4
 from qkernels.triton import fp4_gemm, fp4_gemm_scaled
+
+EIGHT_BITS = [torch_formulas.fp8_gemm, torch_formulas.scaled_mm_fast, torch_formulas.scaled_mm_promoted]
 
 
 def cases(sweep):
     made = sweep.cases(bf16_gemm(), [torch_bf16], sweep.gemms())
     for fmt, had in ((NVFP4, 16), (MXFP4, 32)):
         made += sweep.cases(gemm(fmt), [fp4_gemm.gemm, prepared.gemm, humming_gemm], sweep.gemms())
+        made += sweep.peers(gemm(fmt), [torch_formulas.gemm, gemlite.gemm], sweep.gemms())
         for size in sweep.hadamards(fmt, (had,)):
             shapes = sweep.gemms(had=size)
             quantizing = [fp4_gemm.hadamard_gemm, prepared.hadamard_gemm, torch_quantize_matmul]
@@ -29,6 +32,11 @@ def cases(sweep):
                 quantizing.remove(torch_quantize_matmul)
             made += sweep.cases(hadamard_gemm(fmt), quantizing, shapes)
             made += sweep.cases(gemm(fmt, fmt), providers if sweep.gpu else [torch_bf16, *providers], shapes)
+            peers = [torch_formulas.gemm, gemlite.gemm]
+            if fmt is MXFP4:
+                peers += EIGHT_BITS
+                made += sweep.peers(hadamard_gemm(fmt), [torch_formulas.hadamard_gemm], shapes)
+            made += sweep.peers(gemm(fmt, fmt), peers, shapes)
     # qutlass quantizes by its own rule: its rival is our kernel under that rule
     rivals = [qutlass_hadamard_gemm]
     if sweep.runs(qutlass_hadamard_gemm):

@@ -14,7 +14,7 @@ from qkernels import quantize, reference
 from qkernels.triton.fp4_few_plan import TILES, Few, share, steps_of
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.prepared_product import aligned, product
-from qkernels.triton.stream_k import divide, piece, segment, segments
+from qkernels.triton.stream_k import Shape, divide, piece, segment, segments
 from tests.mutants.helpers import normal
 
 
@@ -30,24 +30,26 @@ def plans() -> None:
             assert met and ranges[0][0] == 0 and ranges[-1][1] == items * steps, f"{plan} for {few}: gaps"
             split = any(begin % steps for begin, _ in ranges)
             assert not split or counters >= plan.programs * few.wr, f"{plan} splits without counters"
-    for tiles, steps, spread in ((264, 64, False), (320, 64, False), (212, 64, True), (64, 5, False)):
-        work = divide(tiles, steps, 132, 2000, 300, spread=spread)
+    shape = Shape(8, 128, 6, 8, 4, step_ns=1200, part_ns=300, slack_ns=1200, join_ns=300)
+    for tiles, steps in ((264, 64), (320, 64), (100, 64), (80, 64), (63, 5)):
+        work = divide(tiles, steps, 132, shape)
         taken: Counter[tuple[int, int]] = Counter()
         for program in range(work.programs):
-            begin, stop = piece.fn(work.split, work.sharing, steps, program)
-            whole, count = segments.fn(tiles, work.split, begin, stop, steps, program, work.programs)
+            begin, stop = piece.fn(work.arguments(), steps, program)
+            shared, count = segments.fn(tiles, work.split, begin, stop, steps, program, work.programs)
             for number in range(count):
                 tile, first, end = segment.fn(
-                    number, whole, tiles, work.split, begin, stop, steps, program, work.programs
+                    number, shared, tiles, work.split, begin, stop, steps, program, work.programs
                 )
                 taken.update((tile, step) for step in range(first, end))
         assert len(taken) == tiles * steps and set(taken.values()) == {1}, (
             f"{work}: steps are left, or taken twice"
         )
+    costly = Shape(8, 128, 6, 8, 4, step_ns=1200, part_ns=4000, slack_ns=1200, join_ns=4000)
     short = [
-        divide(tiles, steps, 132, 2000, 3000, spread=False).split for tiles, steps in ((64, 64), (64, 4))
+        divide(tiles, steps, 132, costly).split for tiles, steps in ((64, 64), (64, 4), (160, 64), (160, 4))
     ]
-    assert short == [64, 0], f"split are {short}, expected 64 tiles of 64 steps and none of 4"
+    assert short == [64, 0, 28, 0], f"split are {short}, expected tiles of 64 steps and none of 4"
 
 
 def prepared_product() -> None:

@@ -113,6 +113,14 @@ def test_highest_ceilings_are_kept_and_missing_ones_do_not_count() -> None:
     ]
     assert merge(parts).ceilings == Ceilings(4000.0, 700.0)
     assert merge([parts[1]]).ceilings is None
+    new = [
+        run_of(ceilings=Ceilings(1.0, 1.0, read_gbps=2.0, by_accumulator={"int32": 3.0, "fp8-fast": 5.0})),
+        run_of(ceilings=Ceilings(1.0, 1.0, read_gbps=4.0, by_accumulator={"int32": 4.0})),
+        run_of(ceilings=Ceilings(1.0, 1.0)),
+    ]
+    joined = merge(new).ceilings
+    assert joined is not None
+    assert (joined.read_gbps, joined.by_accumulator) == (4.0, {"int32": 4.0, "fp8-fast": 5.0})
 
 
 def test_ceilings_of_different_dtypes_are_refused() -> None:

@@ -303,7 +303,9 @@ def test_on_a_gpu_results_are_those_of_the_product(fmt: Format, activation: str,
 @pytest.mark.skipif(not HOPPER, reason="the epilogue is of Hopper's products")
 @pytest.mark.parametrize(
     ("columns", "rows", "warps"),
-    [(128, r, 8) for r in (16, 32, 64, 128, 256)] + [(128, 64, 4)] + [(64, r, 4) for r in (8, 32, 128)],
+    [(128, r, 8) for r in (16, 32, 64, 128, 256)]
+    + [(128, 64, 4), (128, 8, 2)]
+    + [(64, r, 4) for r in (8, 32, 128)],
 )
 @pytest.mark.parametrize("halves", [False, True])
 def test_on_a_gpu_the_epilogue_alone_is_the_quantizer(

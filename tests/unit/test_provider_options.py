@@ -16,11 +16,11 @@ import qkernels
 from qbench import Provider, Unsupported, poisoned_allocations
 from qbench.interpreter import repair
 from qkernels.compare import compare_quantized
-from qkernels.format import FORMATS, INT8, INT8_ASYM, MXFP4, MXFP4_RCEIL, Format
+from qkernels.format import FORMATS, INT8, INT8_ASYM, MXFP4, MXFP4_RCEIL, NVFP4, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.quantize import reference as exact_quantizer
 from qkernels.ops.require import OPTIONS
-from qkernels.providers import libraries, torch_quantize
+from qkernels.providers import gemlite, libraries, torch_quantize
 from qkernels.triton import fp4_gemm, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 from tests.providers import DEVICE, NO_REASON, full_name, normal, prepared, refused, static
 
@@ -34,7 +34,7 @@ FORMULAS = (torch_quantize.torch_eager, torch_quantize.torch_compile)
 ADAPTERS = {
     libraries.vllm_quantize: set(libraries.VLLM_TAKES),
     libraries.torchao_quantize: {MXFP4},
-    libraries.gemlite_quantize: {MXFP4_RCEIL},
+    gemlite.quantize: {MXFP4_RCEIL, NVFP4},
 }
 WRITTEN_FOR: dict[Provider, set[Format]] = {
     torch_quantize.torch_exact: set(FORMATS.values()),
@@ -63,7 +63,7 @@ def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def formulas_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler's C++ takes minutes on a CPU, and what is asked here comes before it."""
-    monkeypatch.setattr(torch_quantize, "_compiled", lambda formula: formula)
+    monkeypatch.setattr(torch_quantize, "compiled", lambda formula, *key: formula)
 
 
 def options_of(fmt: Format, asked: dict[str, float], rows: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def test_an_adapter_judges_the_format_before_it_looks_for_its_library(
     def absent(name: str, *parts: str) -> Any:
         raise Unsupported(f"{name} is not here")
 
-    monkeypatch.setattr(libraries, "_need", absent)
+    monkeypatch.setattr(libraries, "need", absent)
     for fmt in FORMATS.values():
         reason = refused(provider, normal(2), QuantizeOptions(fmt, **static(fmt)))
         assert reason.endswith("is not here" if fmt in ADAPTERS[provider] else f"not to {fmt.name}")

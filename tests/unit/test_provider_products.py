@@ -91,7 +91,7 @@ def test_adapters_of_products_judge_the_formats_first(fmt: Format, monkeypatch: 
     def absent(name: str, *parts: str) -> Any:
         raise Unsupported(f"{name} is not here")
 
-    monkeypatch.setattr(libraries, "_need", absent)
+    monkeypatch.setattr(libraries, "need", absent)
     x, q = normal(32), operand(fmt, 32, seed=1)
     for provider, operands, written_for in (
         (libraries.vllm_nvfp4_gemm, (q, q), NVFP4_KIN),

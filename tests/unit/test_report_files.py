@@ -75,6 +75,8 @@ def test_report_folder_holds_data_table_and_plots(tmp_path: Path) -> None:
     written = write_report(tmp_path / "out", run)
     assert [path.name for path in written.files[:3]] == ["results.json", "results.csv", "report.md"]
     assert read_run(tmp_path / "out" / "results.json") == run
+    lines = (tmp_path / "out" / "results.json").read_text().splitlines()
+    assert all(result.case in line for result, line in zip(run.results, lines[1:-1], strict=True))
     assert sorted(path.name for path in (tmp_path / "out" / "plots").iterdir()) == sorted(
         path.name for path in written.files[3:]
     )

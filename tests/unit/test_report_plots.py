@@ -13,6 +13,7 @@ from qbench.report import (
 )
 from qbench.report.figure import plot_png, spread
 from qbench.report.plots import plot_names, write_plots
+from qbench.result import Ceilings
 from tests.reports import PNG, hadamard, result, run_of, sweep, with_
 
 
@@ -81,6 +82,10 @@ def test_the_picture_reaches_up_to_the_ceiling_and_says_its_units(monkeypatch: p
     line = next(each for each in second.get_lines() if list(each.get_xdata()) == [1, 4, 16])
     assert [math.isnan(y) for y in line.get_ydata()] == [False, True, False], "a failed case is not bridged"
     assert "p" in {text.get_text() for text in second.texts}
+    fast = [with_(each, accumulator="fp8-fast") for each in partly]
+    ceilings = Ceilings(4000.0, 700.0, by_accumulator={"fp8-fast": 1400.0, "int32": 9000.0})
+    plot_png(run_of(ceilings=ceilings), make_sheets(fast)[0])
+    assert 1400 < drawn[-1].axes[0].get_ylim()[1] < 9000, "the units that were used, and no others"
 
 
 def test_labels_are_pushed_apart_but_keep_their_order() -> None:

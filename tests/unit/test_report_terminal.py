@@ -10,7 +10,7 @@ from qbench.report import (
     terminal_summary,
 )
 from qbench.report.cells import number
-from qbench.result import Verdict
+from qbench.result import Ceilings, Verdict
 from tests.reports import SLOWER, hadamard, lines_with, result, run_of, times, verdict, with_
 
 
@@ -26,6 +26,27 @@ def test_a_row_holds_time_rates_share_and_speedup() -> None:
     assert reference.split()[0] == "256"
     assert "speedup is over bf16_gemm/torch-bf16" in text
     assert "c of its bfloat16 matmul (700 TFLOP/s), m of its copy (4000 GB/s)" in text
+
+
+def test_a_product_is_compared_with_the_units_that_its_accumulator_names() -> None:
+    """FP8 products run at twice the rate of bf16's: of that rate, not 195% of the other."""
+    ceilings = Ceilings(4000.0, 700.0, read_gbps=4400.0, by_accumulator={"fp8-fast": 1400.0, "int32": 1300.0})
+    fast = with_(result("gemm", "fast", 20.0, m=256, n=8192, k=4096), accumulator="fp8-fast")
+    plain = with_(result("gemm", "plain", 40.0, m=256, n=8192, k=4096), accumulator="fp32")
+    old = result("gemm", "old", 40.0, m=256, n=8192, k=4096)  # of a file that does not say
+    reads = with_(result("gemm", "reads", 10.0, m=1, n=8192, k=4096), accumulator="fp8-fast")
+    run = run_of(fast, plain, old, reads, ceilings=ceilings)
+    text = terminal_report(run)
+    assert lines_with(text, "fast", "859")[0].split()[-2:] == [
+        "79%",
+        "m",
+    ]  # 3460 of 4400 GB/s; 61% of 1400 TFLOP/s
+    assert run.percent_of_matmul(fast) == pytest.approx(61.4, abs=0.1)
+    for name in ("plain", "old"):
+        assert lines_with(text, name, "429")[0].split()[-2:] == ["61%", "c"]
+    assert "c of its bfloat16 matmul (700 TFLOP/s; for fp8-fast sums 1400; for int32 sums 1300)" in text
+    assert "m of its read (4400 GB/s)" in text
+    assert "copy 4000 GB/s, read 4400 GB/s, bfloat16 matmul 700 TFLOP/s, fp8-fast sums 1400" in text
 
 
 def test_a_memory_bound_op_shows_gigabytes_and_nanoseconds_per_element() -> None:

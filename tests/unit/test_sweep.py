@@ -84,6 +84,19 @@ def test_unknown_names_are_usage_errors_that_list_the_known(options, words, caps
     assert words in "".join(capsys.readouterr())
 
 
+def test_peers_stand_for_the_ends_of_a_sweep_unless_they_are_named(monkeypatch):
+    monkeypatch.setattr("tests.bench.sweep.capability", lambda: (9, 0))  # they could run here
+    asked = ["--models", "Llama-3.3-70B", "--batch-sizes", "1", "16", "64", "--providers"]
+    peers = ["torch-compile", "torch-compile-fp8", "torch-scaled-mm-fp8", "torch-scaled-mm-fp8-slow"]
+    named = [name for name in ids(*asked, *peers) if "gemm" in name]
+    assert len(named) == 4 * 3 * (2 + 2 + 1 + 3)  # w4a16, w4a4, on the way, and in E4M3
+    found = [name for name in ids(*asked[:-1]) if "/torch-compile[" in name and "mxfp4_w4a16" in name]
+    assert found == [
+        f"mxfp4_w4a16_gemm/torch-compile[m={m},n={n},k={k}]"
+        for m, n, k in ((1, 10240, 8192), (64, 8192, 28672))
+    ]
+
+
 def test_a_local_config_json_is_a_model(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,'

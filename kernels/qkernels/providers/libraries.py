@@ -23,7 +23,6 @@ from qkernels.format import (
     INT8_TOKEN,
     MXFP4,
     MXFP4_ABS_MAX,
-    MXFP4_RCEIL,
     NVFP4,
     NVFP4_1L,
     Format,
@@ -59,7 +58,7 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _need(name: str, *parts: str) -> Any:
+def need(name: str, *parts: str) -> Any:
     """Import `name.parts...`, or Unsupported with the reason."""
     try:
         module = importlib.import_module(".".join((name, *parts)))
@@ -72,7 +71,7 @@ def _need(name: str, *parts: str) -> Any:
 def vllm_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """vLLM's scaled_fp8_quant and scaled_int8_quant."""
     require(options, "vLLM's adapter", VLLM_TAKES)
-    ops = _need("vllm", "_custom_ops")
+    ops = need("vllm", "_custom_ops")
     fmt, scale = options.format, options.scale
     if fmt in (FP8, FP8_TOKEN):
         token = fmt.granularity == "row"
@@ -100,7 +99,7 @@ def _blocked_matrix(scale: Tensor) -> Tensor:
 def vllm_nvfp4_gemm(a: QTensor, b: QTensor) -> Callable[[], Tensor]:
     """vLLM's CUTLASS NVFP4 product (Blackwell)."""
     require_operands("vLLM's cutlass_scaled_fp4_mm", (NVFP4, NVFP4_1L), a, b)
-    ops = _need("vllm", "_custom_ops")
+    ops = need("vllm", "_custom_ops")
     if a.shape[1] % 32 or b.shape[0] % 32:
         raise Unsupported(
             f"cutlass_scaled_fp4_mm takes K and N in multiples of 32, not {a.shape[1]} and {b.shape[0]}"
@@ -118,7 +117,7 @@ def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
         raise Unsupported(
             f"qutlass is compared on mxfp4_abs_max with a rotation, not on {unlike}", "torch-eager"
         )
-    qutlass = _need("qutlass")
+    qutlass = need("qutlass")
     from qkernels.hadamard import hadamard_matrix
 
     matrix = hadamard_matrix(w.hadamard, x.dtype, x.device) * w.hadamard**-0.5
@@ -140,7 +139,7 @@ def qutlass_hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, Q
 def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """torchao's MX quantizer, OCP floor rule."""
     require(options, "torchao's adapter", {MXFP4: ()})
-    mx = _need("torchao", "prototype", "mx_formats", "mx_tensor")
+    mx = need("torchao", "prototype", "mx_formats", "mx_tensor")
     if x.dtype == torch.float16:
         raise Unsupported(
             "torchao's to_mx takes bfloat16 and float32, not float16", instead="--dtype bfloat16"
@@ -154,20 +153,6 @@ def torchao_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTenso
     return run
 
 
-@provider("gemlite", needs_cuda=True)
-def gemlite_quantize(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
-    """GemLite's Triton MXFP4 activation quantizer: scale 2^ceil(log2(amax/6)), which is rceil."""
-    require(options, "gemlite's adapter", {MXFP4_RCEIL: ()})
-    quant = _need("gemlite", "quant_utils")
-    fmt, rows = options.format, x.shape[0]
-
-    def run() -> QTensor:
-        data, scale = quant.scale_activations_mxfp4(x)
-        return QTensor(data.view(torch.uint8), scale.view(torch.uint8)[:rows], fmt, tuple(x.shape))
-
-    return run
-
-
 @provider("humming", needs_cuda=True)
 def humming_gemm(x: Tensor | QTensor, w: QTensor) -> Callable[[], Tensor]:
     """Humming's weight-only FP4 product, repacked once and with its own choice of kernel configurations."""
@@ -175,7 +160,7 @@ def humming_gemm(x: Tensor | QTensor, w: QTensor) -> Callable[[], Tensor]:
     if not isinstance(x, Tensor) or x.dtype == torch.float32:
         unlike = x.dtype if isinstance(x, Tensor) else x.format.name
         raise Unsupported(f"humming is compared on 16-bit activations, not {unlike}", "triton")
-    layers = _need("humming", "layer")
+    layers = need("humming", "layer")
     n, k = w.shape
     two_levels = w.format.levels == 2
     scale_type = torch.float8_e4m3fn if w.format.scale == "e4m3" else torch.float8_e8m0fnu

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,12 +45,15 @@ def torch_eager(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 @provider("torch-compile")
 def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """The formula in fp32 under torch.compile, static shapes."""
-    return _runner(x, options, _compiled(_formula(options)))
+    return _runner(x, options, compiled(_formula(options), x.shape, x.dtype))
 
 
-@cache  # one compiled function per formula: operands in rotation must not compile it again
-def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    made: Callable[..., tuple[Tensor, Tensor]] = torch.compile(formula, dynamic=False)
+@cache  # operands in rotation must not compile it again
+def compiled(formula: Callable[..., Any], *key: object) -> Callable[..., Any]:
+    """`formula` compiled once for each key. Dynamo compiles one code object 8 times at most and runs it eagerly from
+    then on, so that each key has a code object of its own."""
+    own = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
+    made: Callable[..., Any] = torch.compile(own, dynamic=False)
     return made
 
 

@@ -53,8 +53,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
-from qkernels.triton.fp4_gemm_sm90 import layouts, reciprocal
-from qkernels.triton.fp4_stream import DECODE_BF16, DECODE_FP16, FACTOR
+from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_quantized
@@ -65,51 +64,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 128
 COUNTERS = 512  # of those that stream_k.workspace gives
-SHARED = (
-    226 << 10
-)  # bytes of an SM's 227 KB for stages, sums and a piece of the result; the rest for barriers
-
-
-@gluon.jit
-def decode(words, scales, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A unit of four tiles -> DTYPE [64, 64], wgmma's first operand.
-
-    Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
-    the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
-    """
-    T: gl.constexpr = L[0]
-    words = gl.convert_layout(words.reshape([T, 8, 4, 4]), L[3], assert_trivial=True)
-    scales = gl.convert_layout(scales.reshape([T, 8, 1, U, 1]), L[4], assert_trivial=True)
-    step = gl.convert_layout(
-        gl.arange(0, 4 // U, L[5]).reshape([1, 1, 1, 1, 4 // U]), L[4], assert_trivial=True
-    )
-    shape: gl.constexpr = [T, 8, 1, U, 4 // U]
-    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
-    factors = gl.inline_asm_elementwise(
-        FACTOR, "=r,r,r,r,r",
-        [
-            scales.broadcast_to(shape), select.broadcast_to(shape), gl.full(shape, STEP, gl.int32, L[4]),
-            gl.full(shape, base, gl.int32, L[4]),
-        ],
-        dtype=gl.int32, is_pure=True, pack=1,
-    )  # fmt: skip
-    factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
-    if gl.float16 == DTYPE:
-        v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
-            DECODE_FP16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
-            dtype=(gl.float16, gl.float16, gl.float16, gl.float16,
-                   gl.float16, gl.float16, gl.float16, gl.float16), is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
-            DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
-            dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
-                   gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
-        )  # fmt: skip
-    even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
-    odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
-    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
-    return gl.convert_layout(w, L[6], assert_trivial=True)
+SHARED = 226 << 10  # bytes of an SM for stages, sums and a piece of the result; its last KB is for barriers
 
 
 @gluon.jit

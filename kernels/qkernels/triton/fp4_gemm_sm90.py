@@ -39,7 +39,6 @@ Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,19 +52,23 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
-from qkernels.triton.fp4_stream import DECODE_BF16, FACTOR
+from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, tma_load
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
-    IN_CACHE,
     Plan,
     Shape,
+    add_up,
+    beside,
     choose,
-    combine,
+    contributors,
+    deposit,
     following,
+    join,
     piece,
     place,
     processors,
@@ -80,221 +83,212 @@ if TYPE_CHECKING:
 
 
 @gluon.jit
-def decode(words_smem, scales_smem, base, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr):
-    """A step's units -> bf16 [16 * T, 64], wgmma's first operand.
-
-    Axes: T tile, g row in a tile's half, t lane of four, e step of 16 of K; then h and s, the halves of the step and of
-    the tile, and j, one of two neighbours. U: words of scales a row has in a unit (2 for blocks of 16, 1 for 32).
-    """
-    T: gl.constexpr = L[0]
-    words = gl.convert_layout(words_smem.load(L[1]).reshape([T, 8, 4, 4]), L[3], assert_trivial=True)
-    scales = gl.convert_layout(scales_smem.load(L[2]).reshape([T, 8, 1, U, 1]), L[4], assert_trivial=True)
-    step = gl.convert_layout(
-        gl.arange(0, 4 // U, L[5]).reshape([1, 1, 1, 1, 4 // U]), L[4], assert_trivial=True
-    )
-    shape: gl.constexpr = [T, 8, 1, U, 4 // U]
-    select = 0x4140 + 0x0202 * (step if U == 2 else step // 2)
-    factors = gl.inline_asm_elementwise(
-        FACTOR, "=r,r,r,r,r",
-        [
-            scales.broadcast_to(shape), select.broadcast_to(shape), gl.full(shape, STEP, gl.int32, L[4]),
-            gl.full(shape, base, gl.int32, L[4]),
-        ],
-        dtype=gl.int32, is_pure=True, pack=1,
-    )  # fmt: skip
-    factors = gl.convert_layout(factors.reshape([T, 8, 1, 4]), L[3], assert_trivial=True)
-    v0, v1, v2, v3, v4, v5, v6, v7 = gl.inline_asm_elementwise(
-        DECODE_BF16, "=h,=h,=h,=h,=h,=h,=h,=h,r,r", [words, factors.broadcast_to([T, 8, 4, 4])],
-        dtype=(gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16,
-               gl.bfloat16, gl.bfloat16, gl.bfloat16, gl.bfloat16), is_pure=True, pack=1,
-    )  # fmt: skip
-    even = gl.join(gl.join(v0, v4), gl.join(v2, v6))
-    odd = gl.join(gl.join(v1, v5), gl.join(v3, v7))
-    w = gl.join(even, odd).permute(0, 5, 1, 3, 4, 2, 6).reshape([T * 16, 64])  # T s g, e h t j
-    return gl.convert_layout(w, L[6], assert_trivial=True)
-
-
-@gluon.jit
-def reciprocal(x):
-    """1/x rounded once; Triton's own division is approximate."""
-    return gl.inline_asm_elementwise(
-        "rcp.rn.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
-    )
+def fetch_weights(
+    w_desc, s_desc, words, scales, full, stage, tile, i, BYTES: gl.constexpr, U: gl.constexpr, T: gl.constexpr
+):  # fmt: skip
+    """Step i of a tile of w, and what its stage will hold."""
+    mbarrier.expect(full.index(stage), BYTES)
+    tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
+    tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
 
 
 @gluon.jit
 def fetch(
-    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
-    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+    x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
+    U: gl.constexpr, T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it.
+
+    EARLY: weights of the first stages are fetched before the kernel before this one has ended, x after it.
+    """
+    BYTES: gl.constexpr = BM * 128 + T * (512 + 32 * U)
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
-    stage = 0
-    phase = 1
-    for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
+    ahead = 0
+    if EARLY:
+        index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(2 * first, 2 * end):
+        ahead = min(S, 2 * (end - first))
+        for i in range(ahead):
+            fetch_weights(w_desc, s_desc, words, scales, full, i, tile, 2 * first + i, BYTES, U, T)
+        gdc_wait()
+        for i in range(ahead):
+            tma_load(x_desc, [row * BM, (2 * first + i) * 64], full.index(i), x.index(i))
+    stage = ahead % S
+    phase = gl.where(ahead == S, 0, 1)
+    for number in range(count):
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(full.index(stage), BM * 128 + T * (512 + 32 * U))
+            fetch_weights(w_desc, s_desc, words, scales, full, stage, tile, i, BYTES, U, T)
             tma_load(x_desc, [row * BM, i * 64], full.index(stage), x.index(stage))
-            tma_load(w_desc, [tile * T, i * 128], full.index(stage), words.index(stage))
-            tma_load(s_desc, [tile * T, i * 8 * U], full.index(stage), scales.index(stage))
             stage, phase = following(stage, phase, S)
 
 
 @gluon.jit
+def operand(
+    words, scales, full, stage, phase, base, DTYPE: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr
+):  # fmt: skip
+    """The first operand of a stage's product, when the stage has come."""
+    mbarrier.wait(full.index(stage), phase)
+    return decode(words.index(stage).load(L[1]), scales.index(stage).load(L[2]), base, DTYPE, STEP, U, L)
+
+
+@gluon.jit
+def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
+    """Sums of columns of the output from `column` on, times alpha, plus bias."""
+    unit, x_gs_ptr, gs_ptr, bias_ptr = parameters
+    # one after the other: the product of two global scales may leave the numbers where the result does not
+    result = sums * unit
+    if x_gs_ptr is not None:
+        result *= reciprocal(gl.load(x_gs_ptr))
+    if gs_ptr is not None:
+        result *= reciprocal(gl.load(gs_ptr))
+    if bias_ptr is not None:
+        columns = column + gl.arange(0, sums.shape[0], gl.SliceLayout(1, sums.type.layout))
+        bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
+        result += bias.to(gl.float32).expand_dims(1)
+    return result
+
+
+@gluon.jit
 def multiply(
-    x, words, scales, full, empty, target, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr,
-    unit, m, n, steps, split, sharing,
+    x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
+    m, n, steps, plan,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr, RULE: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
+    EARLY: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
+    FINISH: gl.constexpr = finish
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
-    if x_gs_ptr is not None:
-        x_inverse = reciprocal(gl.load(x_gs_ptr))
-    if gs_ptr is not None:
-        inverse = reciprocal(gl.load(gs_ptr))
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
+    if EARLY:
+        gdc_wait()
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
-        last = gl.full([T * 16, 64], 0.0, gl.bfloat16, layout=L[6])
+        last = gl.full([T * 16, 64], 0.0, x.dtype, layout=L[6])
         for i in range(first, end):
-            mbarrier.wait(full.index(stage), phase)
-            a0 = decode(words.index(stage), scales.index(stage), base, STEP, U, L)
+            a0 = operand(words, scales, full, stage, phase, base, x.dtype, STEP, U, L)
             sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
             sums, last = warpgroup_mma_wait(1, deps=[sums, last])
             mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-            other, other_phase = following(stage, phase, S)
-            mbarrier.wait(full.index(other), other_phase)
-            a1 = decode(words.index(other), scales.index(other), base, STEP, U, L)
-            sums = warpgroup_mma(a1, x.index(other).permute([1, 0]), sums, is_async=True)
+            second, second_phase = following(stage, phase, S)
+            a1 = operand(words, scales, full, second, second_phase, base, x.dtype, STEP, U, L)
+            sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
             sums, a0 = warpgroup_mma_wait(1, deps=[sums, a0])
             mbarrier.arrive(empty.index(stage), count=1)
             last = a1
-            stage, phase = following(other, other_phase, S)
+            stage, phase = following(second, second_phase, S)
         sums, last = warpgroup_mma_wait(0, deps=[sums, last])
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
-            sums, complete = combine(
-                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
-            )
+            inside = index - (tiles - plan[0])
+            low, high = contributors(inside, plan, steps)
+            if SUMMING == 0:
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, target, work_ptr,
+                                      counter_ptr, parameters, FINISH, RULE, SOME, WARPS)  # fmt: skip
+            else:
+                deposit(sums, work_ptr, low, WARPS)
+                mbarrier.arrive(deposited, count=1)
+                complete = False
         if complete:
-            # one after the other: the product of two global scales may leave the numbers where the result does not
-            result = sums * unit
-            if x_gs_ptr is not None:
-                result *= x_inverse
-            if gs_ptr is not None:
-                result *= inverse
-            column = tile * (T * 16)
-            if bias_ptr is not None:
-                columns = column + gl.arange(0, T * 16, gl.SliceLayout(1, MMA))
-                bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
-                result += bias.to(gl.float32).expand_dims(1)
-            write_tile(result, target, row * BM, column, m, n, RULE)
+            result = finish(sums, row * BM, tile * (T * 16), m, n, parameters, WARPS)
+            write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, codes_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-    counter_ptr, unit, m, n, steps, split, sharing,
+    x_desc, w_desc, s_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
+    counter_ptr, unit, m, n, steps, split, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
-    GROUP: gl.constexpr, MMA: gl.constexpr, WARPS: gl.constexpr, RULE: gl.constexpr,
+    GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
+    EARLY: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
     T: gl.constexpr = L[0]
-    x = gl.allocate_shared_memory(gl.bfloat16, [S, BM, 64], x_desc.layout)
+    x = gl.allocate_shared_memory(x_desc.dtype, [S, BM, 64], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)
     scales = gl.allocate_shared_memory(gl.int32, [S, T, 8 * U], s_desc.layout)
     if RULE == "":
         out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
-        target = (out, out_desc)
+        target = (out, out_desc, out_ptr)
     else:
-        target = (codes_ptr, scales_ptr, out_gs_ptr)  # type: ignore[assignment]
+        target = (out_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(deposited, count=1)
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
     barrier()
     base = gl.load(base_ptr).to(gl.int32) * 0x01000100
-    gl.warp_specialize([
-        (multiply, (x, words, scales, full, empty, target, base, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-                    counter_ptr, unit, m, n, steps, split, sharing, STEP, U, L, BM, S, GROUP, MMA, WARPS, RULE)),
-        (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, split, sharing,
-                 U, T, BM, S, GROUP)),
-    ], [1], [24])  # fmt: skip
+    if x.dtype == gl.float16:
+        base = base * 0
+    FINISH: gl.constexpr = finish
+    parameters = (unit, x_gs_ptr, gs_ptr, bias_ptr)
+    plan = (split, group, members, lead, rest)
+    if SUMMING == 0:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
+                        m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY, RULE)),
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
+                     U, T, BM, S, GROUP, EARLY)),
+        ], [1], [24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (x, words, scales, full, empty, deposited, target, work_ptr, counter_ptr, base, parameters,
+                        m, n, steps, plan, STEP, U, L, BM, S, GROUP, MMA, SOME, WARPS, SUMMING, EARLY, RULE)),
+            (fetch, (x_desc, w_desc, s_desc, x, words, scales, full, empty, m, n, steps, plan,
+                     U, T, BM, S, GROUP, EARLY)),
+            (add_up, (deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, RULE, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
+        ], [1, SUMMING], [24 if SUMMING == 4 else 64, 80 if SUMMING == 4 else 64])  # fmt: skip
 
 
-@lru_cache
-def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
-    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
-    spread = warps.bit_length() - 1
-
-    def unit(rank: int, axis: int, value: int) -> list[int]:
-        return [value if each == axis else 0 for each in range(rank)]
-
-    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
-        rank = len(shape)
-        held = [unit(rank, 0, 1 << bit) for bit in range(t.bit_length() - 1)]
-        return gl.DistributedLinearLayout(
-            reg_bases=registers + held[spread:],
-            lane_bases=lanes,
-            warp_bases=held[:spread],
-            block_bases=[],
-            shape=shape,
-        )
-
-    words = linear([[0, 1], [0, 2]], [[0, 4], [0, 8], [0, 16], [0, 32], [0, 64]], [t, 128])
-    nobody = [[0, 0]] * 2
-    scales = linear([[0, 1]] if u == 2 else [], [*nobody, [0, u], [0, 2 * u], [0, 4 * u]], [t, 8 * u])
-    lanes = [unit(4, 2, 1), unit(4, 2, 2), unit(4, 1, 1), unit(4, 1, 2), unit(4, 1, 4)]
-    codes = linear([unit(4, 3, 1), unit(4, 3, 2)], lanes, [t, 8, 4, 4])
-    steps = [unit(5, 4, 1), unit(5, 3, 1)] if u == 2 else [unit(5, 4, 1), unit(5, 4, 2)]
-    factors = linear(steps, [[0] * 5, [0] * 5, unit(5, 1, 1), unit(5, 1, 2), unit(5, 1, 4)],
-                     [t, 8, 1, u, 4 // u])  # fmt: skip
-    still = [[0]] * spread
-    step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
-    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
-    return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
-
-
-# What is chosen from; cycles of two steps and of a part as measured on an H200.
+# What is chosen from; nanoseconds as measured on an H200.
 SHAPES = (
-    Shape(tiles=8, rows=64, stages=6, warps=4, step_cycles=1600, part_cycles=1500, resident=2),
-    Shape(tiles=8, rows=128, stages=6, warps=8, step_cycles=1240, part_cycles=2500),
-    Shape(tiles=8, rows=256, stages=4, warps=8, step_cycles=2200, part_cycles=4000),
+    Shape(8, 128, 6, 8, 4, step_ns=715, part_ns=2500, slack_ns=1400, join_ns=4000),
+    Shape(8, 256, 4, 8, 2, step_ns=1260, part_ns=4100, slack_ns=2500, join_ns=4500),
 )
 
 
 def fp4_gemm_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
-    shape: Shape | None = None, plan: Plan | None = None, into: Quantized | None = None,
+    shape: Shape | None = None, plan: Plan | None = None, early: bool = True,
+    into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
-    """bf16 [M, N] = x bf16 [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
+    """x's dtype [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
-    into: quantize the fp32 result there instead; returned are its codes.
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
-    M > 0, x's rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError or TypeError otherwise.
+    into: quantize the fp32 result there instead; returned are its codes.
+    early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
+    x is bf16 or fp16 (NVFP4 only), M > 0, its rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError
+    or TypeError otherwise.
     """
-    if x.dtype != torch.bfloat16:
-        raise TypeError(f"x is {x.dtype}; use bfloat16")
+    half = x.dtype == torch.float16
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
+    if half and w.format.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
     if x.ndim != 2 or x.shape[1] != w.k:
         raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
@@ -304,8 +298,9 @@ def fp4_gemm_sm90(
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device) if into is None else into.codes
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, steps, processors(x.device), m * w.k <= IN_CACHE // 2)
+    shape, best = choose(shapes, m, w.n, steps, processors(x.device))
     plan = plan or best
+    warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     u = 2 if w.format.block == 16 else 1
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, u, rows, shape.warps)
@@ -317,10 +312,12 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(x, [rows, COLUMNS], wide),
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
-            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide), *written_to(into),
-            w.base, x_global_scale, w.global_scale, bias, work, counters, w.unit, m, w.n, steps, plan.split,
-            plan.sharing, STEP=128 if w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
-            GROUP=16, MMA=mma, WARPS=shape.warps, RULE=rule_of(into), num_warps=shape.warps,
-            maxnreg=128 if shape.resident == 2 else None, enable_fp_fusion=into is None,
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
+            counters, w.unit, m, w.n, steps, *plan.arguments(),
+            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
+            GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early,
+            enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

@@ -1,8 +1,8 @@
 """Fragments (fp4_fragments) -> the dense [N, K] of code * scale, exact: what a product of cuBLAS multiplies.
 
-For shapes that the products of fragments do not take: many rows on another GPU than Hopper, fp16 beyond 64 rows, N that
-is no multiple of 8. A program takes 16 rows of w by CHUNKS units; each lane decodes the words it would decode for a
-product and writes pairs. The workspace has twice the bytes of a bf16 weight row, so it is no hot path.
+For shapes that the products of fragments do not take: many rows on another GPU than Hopper, N that is no multiple of
+8. A program takes 16 rows of w by CHUNKS units; each lane decodes the words it would decode for a product and writes
+pairs. The workspace has twice the bytes of a bf16 weight row, so it is no hot path.
 """
 
 from __future__ import annotations

@@ -42,18 +42,22 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
-    IN_CACHE,
     Plan,
     Shape,
+    add_up,
+    beside,
     choose,
-    combine,
+    contributors,
+    deposit,
     following,
+    join,
     piece,
     place,
     processors,
@@ -117,102 +121,170 @@ def keep(a):
 
 
 @gluon.jit
-def fetch(
-    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, split, sharing,
-    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+def fetch_weights(
+    w_desc, d_desc, codes, spread, full, stage, tile, i, BYTES: gl.constexpr, T: gl.constexpr
 ):  # fmt: skip
-    """One warp: the steps of all segments, each into the next stage when its consumers have left it."""
+    """Step i of a tile of w, and what its stage will hold."""
+    mbarrier.expect(full.index(stage), BYTES)
+    tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
+    tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
+
+
+@gluon.jit
+def fetch(
+    x_desc, w_desc, d_desc, x, codes, spread, full, empty, m, n, steps, plan,
+    T: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, GROUP: gl.constexpr,
+    EARLY: gl.constexpr,
+):  # fmt: skip
+    """One warp: the steps of all segments, each into the next stage when its consumers have left it.
+
+    EARLY: weights of the first stages are fetched before the kernel before this one has ended, x after it.
+    """
+    BYTES: gl.constexpr = BM * 128 + T * (1024 + 64)
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
-    stage = 0
-    phase = 1
-    for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
+    ahead = 0
+    if EARLY:
+        index, first, end = segment(0, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
-        for i in range(2 * first, 2 * end):
+        ahead = min(S, 2 * (end - first))
+        for i in range(ahead):
+            fetch_weights(w_desc, d_desc, codes, spread, full, i, tile, 2 * first + i, BYTES, T)
+        gdc_wait()
+        for i in range(ahead):
+            tma_load(x_desc, [row * BM, (2 * first + i) * 128], full.index(i), x.index(i))
+    stage = ahead % S
+    phase = gl.where(ahead == S, 0, 1)
+    for number in range(count):
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
+        tile, row = place(index, across, down, GROUP)
+        for i in range(2 * first + gl.where(number == 0, ahead, 0), 2 * end):
             mbarrier.wait(empty.index(stage), phase)
-            mbarrier.expect(full.index(stage), BM * 128 + T * (1024 + 64))
+            fetch_weights(w_desc, d_desc, codes, spread, full, stage, tile, i, BYTES, T)
             tma_load(x_desc, [row * BM, i * 128], full.index(stage), x.index(stage))
-            tma_load(w_desc, [tile * T, i * 256], full.index(stage), codes.index(stage))
-            tma_load(d_desc, [tile * T, i * 16], full.index(stage), spread.index(stage))
             stage, phase = following(stage, phase, S)
 
 
 @gluon.jit
+def operand(codes, spread, full, stage, phase, L: gl.constexpr):
+    """The first operand of a stage's product, when the stage has come."""
+    mbarrier.wait(full.index(stage), phase)
+    return decode(codes.index(stage), spread.index(stage), L)
+
+
+@gluon.jit
+def line(pointer, start, count, SIZE: gl.constexpr, WARPS: gl.constexpr):
+    """SIZE numbers from `start` on of a vector of `count`, fp32; 0 beyond it."""
+    at = start + gl.arange(0, SIZE, gl.BlockedLayout([1], [32], [WARPS], [0]))
+    return gl.load(pointer + at, mask=at < count, other=0.0).to(gl.float32)
+
+
+@gluon.jit
+def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
+    """Sums of the output from (row, column) on times the factors of their rows of w and x, plus bias."""
+    gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
+    BN: gl.constexpr = sums.shape[0]
+    w_factor = line(w_factor_ptr, column, n, BN, WARPS) * gain
+    x_factor = line(x_factor_ptr, row, m, sums.shape[1], WARPS)
+    if bias_ptr is None:
+        return scaled(sums, w_factor, x_factor, None)
+    else:
+        return scaled(sums, w_factor, x_factor, line(bias_ptr, column, n, BN, WARPS))
+
+
+@gluon.jit
+def scaled(sums, w_factor, x_factor, bias):
+    """Sums of columns times the factors of their rows of w and x, plus bias (or None)."""
+    LAYOUT: gl.constexpr = sums.type.layout
+    of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, LAYOUT)).expand_dims(0)
+    # one after the other: the product of the two may leave the normal numbers where the result does not
+    result = sums * of_columns * of_rows
+    if bias is not None:
+        result += gl.convert_layout(bias, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    return result
+
+
+@gluon.jit
 def multiply(
-    x, codes, spread, full, empty, target, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr,
-    gain, m, n, steps, split, sharing,
-    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr, parameters,
+    m, n, steps, plan,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr,
 ):  # fmt: skip
     """The consumer warps: decode a step, start its product, wait for the one before, free that one's stage."""
     T: gl.constexpr = L[0]
-    LINE: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    FINISH: gl.constexpr = finish
     across, down = (n + T * 16 - 1) // (T * 16), (m + BM - 1) // BM
     program, programs = gl.program_id(0), gl.num_programs(0)
     tiles = across * down
-    begin, stop = piece(split, sharing, steps, program)
-    whole, count = segments(tiles, split, begin, stop, steps, program, programs)
+    begin, stop = piece(plan, steps, program)
+    shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
+    gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
+    if EARLY:
+        gdc_wait()
     stage = 0
     phase = 0
     for number in range(count):
-        index, first, end = segment(number, whole, tiles, split, begin, stop, steps, program, programs)
+        index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
         # asked for here, needed at the end
-        columns = tile * (T * 16) + gl.arange(0, T * 16, LINE)
-        rows = row * BM + gl.arange(0, BM, LINE)
-        w_factor = gl.load(w_factor_ptr + columns, mask=columns < n, other=0.0) * gain
-        x_factor = gl.load(x_factor_ptr + rows, mask=rows < m, other=0.0)
+        w_factor = line(w_factor_ptr, tile * (T * 16), n, T * 16, WARPS) * gain
+        x_factor = line(x_factor_ptr, row * BM, m, BM, WARPS)
+        bias = None
         if bias_ptr is not None:
-            bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0).to(gl.float32)
+            bias = line(bias_ptr, tile * (T * 16), n, T * 16, WARPS)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
         last = gl.full([T * 16, 128], 0.0, gl.float8e4nv, layout=L[4])
         for i in range(first, end):
-            mbarrier.wait(full.index(stage), phase)
-            a0 = decode(codes.index(stage), spread.index(stage), L)
+            a0 = operand(codes, spread, full, stage, phase, L)
             sums = warpgroup_mma(a0, x.index(stage).permute([1, 0]), sums, is_async=True)
             sums = warpgroup_mma_wait(1, deps=[sums])
             keep(last)
             mbarrier.arrive(empty.index((stage + S - 1) % S), count=1, pred=i > first)
-            other, other_phase = following(stage, phase, S)
-            mbarrier.wait(full.index(other), other_phase)
-            a1 = decode(codes.index(other), spread.index(other), L)
-            sums = warpgroup_mma(a1, x.index(other).permute([1, 0]), sums, is_async=True)
+            second, second_phase = following(stage, phase, S)
+            a1 = operand(codes, spread, full, second, second_phase, L)
+            sums = warpgroup_mma(a1, x.index(second).permute([1, 0]), sums, is_async=True)
             sums = warpgroup_mma_wait(1, deps=[sums])
             keep(a0)
             mbarrier.arrive(empty.index(stage), count=1)
             last = a1
-            stage, phase = following(other, other_phase, S)
+            stage, phase = following(second, second_phase, S)
         sums = warpgroup_mma_wait(0, deps=[sums])
         keep(last)
         mbarrier.arrive(empty.index((stage + S - 1) % S), count=1)
         complete = True
         if end - first < steps:
-            sums, complete = combine(
-                sums, work_ptr, counter_ptr, index - (tiles - split), split, sharing, steps, WARPS
-            )
+            inside = index - (tiles - plan[0])
+            low, high = contributors(inside, plan, steps)
+            if SUMMING == 0:
+                sums, complete = join(sums, inside, low, high, row * BM, tile * (T * 16), m, n, target, work_ptr,
+                                      counter_ptr, parameters, FINISH, RULE, SOME, WARPS)  # fmt: skip
+            else:
+                deposit(sums, work_ptr, low, WARPS)
+                mbarrier.arrive(deposited, count=1)
+                complete = False
         if complete:
-            of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, MMA)).expand_dims(1)
-            of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, MMA)).expand_dims(0)
-            # one after the other: the product of the two may leave the normal numbers where the result does not
-            result = sums * of_columns * of_rows
-            if bias_ptr is not None:
-                result += gl.convert_layout(bias, gl.SliceLayout(1, MMA)).expand_dims(1)
+            result = scaled(sums, w_factor, x_factor, bias)
             write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "sharing"])
+@gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def mxfp4_gemm_sm90_kernel(
-    x_desc, w_desc, d_desc, out_desc, codes_ptr, scales_ptr, out_gs_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
-    counter_ptr, gain, m, n, steps, split, sharing,
-    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, GROUP: gl.constexpr, WARPS: gl.constexpr,
+    x_desc, w_desc, d_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
+    counter_ptr, gain, m, n, steps, split, group, members, lead, rest,
+    L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr,
+    GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        gdc_launch_dependents()
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
@@ -223,21 +295,37 @@ def mxfp4_gemm_sm90_kernel(
     spread = reinterpret(spreads, gl.uint8, [S, T, 64], bytes_layout)
     if RULE == "":
         out = gl.allocate_shared_memory(out_desc.dtype, [BM, T * 16], out_desc.layout)
-        target = (out, out_desc)
+        target = (out, out_desc, out_ptr)
     else:
-        target = (codes_ptr, scales_ptr, out_gs_ptr)  # type: ignore[assignment]
+        target = (out_ptr, scales_ptr, out_gs_ptr)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
+    deposited = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(deposited, count=1)
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=1)
     fence_async_shared()
     barrier()
-    gl.warp_specialize([
-        (multiply, (x, codes, spread, full, empty, target, x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr,
-                    counter_ptr, gain, m, n, steps, split, sharing, L, BM, S, MMA, GROUP, WARPS, RULE)),
-        (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, split, sharing, T, BM, S, GROUP)),
-    ], [1], [24])  # fmt: skip
+    FINISH: gl.constexpr = finish
+    parameters = (gain, x_factor_ptr, w_factor_ptr, bias_ptr)
+    plan = (split, group, members, lead, rest)
+    if SUMMING == 0:
+        gl.warp_specialize([
+            (multiply, (x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY, RULE)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
+                     T, BM, S, GROUP, EARLY)),
+        ], [1], [24])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (multiply, (x, codes, spread, full, empty, deposited, target, work_ptr, counter_ptr,
+                        parameters, m, n, steps, plan, L, BM, S, MMA, SOME, GROUP, WARPS, SUMMING, EARLY, RULE)),
+            (fetch, (x_desc, w_desc, d_desc, x, words, spreads, full, empty, m, n, steps, plan,
+                     T, BM, S, GROUP, EARLY)),
+            (add_up, (deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan,
+                      FINISH, RULE, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
+        ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
 
 
 @lru_cache
@@ -265,22 +353,24 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
     return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
 
 
-# What is chosen from; cycles of two steps and of a part as measured on an H200.
+# What is chosen from; nanoseconds as measured on an H200.
 SHAPES = (
-    Shape(tiles=8, rows=64, stages=6, warps=8, step_cycles=1380, part_cycles=2000),
-    Shape(tiles=8, rows=128, stages=4, warps=8, step_cycles=1500, part_cycles=3500),
-    Shape(tiles=8, rows=256, stages=3, warps=8, step_cycles=2480, part_cycles=5000),
+    Shape(8, 64, 8, 8, 4, step_ns=610, part_ns=3000, slack_ns=1400, join_ns=4800),
+    Shape(8, 128, 7, 8, 4, step_ns=835, part_ns=3500, slack_ns=1400, join_ns=5000),
+    Shape(8, 256, 3, 8, 2, step_ns=1440, part_ns=2000, slack_ns=2500, join_ns=4000),
 )
 
 
 def mxfp4_gemm_sm90(
     x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, shape: Shape | None = None,
-    plan: Plan | None = None, into: Quantized | None = None,
+    plan: Plan | None = None, early: bool = True,
+    into: Quantized | None = None,
 ) -> Tensor:  # fmt: skip
     """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. K is a multiple of 32, N of 8.
 
-    into: quantize the fp32 result there instead; returned are its codes.
-    shape, plan: for tests.
+    into: quantize the fp32 result there instead; returned are its codes. shape, plan: for tests.
+    early: may begin before the kernel launched before it has ended; the codes of w and their spread (nothing else) are
+    read at once.
     """
     m, k = x.elements.shape
     if k != w.k or x.hadamard != w.hadamard:
@@ -292,11 +382,12 @@ def mxfp4_gemm_sm90(
     out = torch.empty((m, w.n), dtype=torch.bfloat16, device=device) if into is None else into.codes
     if not out.numel():
         return out
-    require_hopper(x.elements.device)
+    require_hopper(device)
     steps = (chunks + 1) // 2
     shapes = SHAPES if shape is None else (shape,)
-    shape, best = choose(shapes, m, w.n, steps, processors(out.device), m * k <= IN_CACHE)
+    shape, best = choose(shapes, m, w.n, steps, processors(device))
     plan = plan or best
+    warps, at_once = beside(shape, plan, -(-m // shape.rows) * -(-w.n // (ROWS * shape.tiles)))
     rows, columns = shape.rows, shape.tiles * ROWS
     held, mma = layouts(shape.tiles, rows, shape.warps)
     eight = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2)
@@ -304,15 +395,17 @@ def mxfp4_gemm_sm90(
     raw = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
     words = w.codes.view(torch.int32).view(all_tiles, -1)
     spread = w.spread.view(torch.int32).view(all_tiles, -1)
-    with torch.cuda.device(out.device):
-        work, counters = workspace(out.device, plan.workspace(rows * columns))
+    with torch.cuda.device(device):
+        work, counters = workspace(device, plan.workspace(rows * columns))
         mxfp4_gemm_sm90_kernel[(plan.programs,)](
             TensorDescriptor.from_tensor(x.elements, [rows, COLUMNS], eight),
             TensorDescriptor.from_tensor(words, [shape.tiles, 256], raw),
             TensorDescriptor.from_tensor(spread, [shape.tiles, 16], raw),
-            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide), *written_to(into),
-            x.factor, w.factor, bias, work, counters, 1.0 / (x.gain * w.gain), m, w.n, steps, plan.split, plan.sharing,
-            L=held, BM=rows, S=shape.stages, MMA=mma, GROUP=16, WARPS=shape.warps, RULE=rule_of(into),
-            num_warps=shape.warps, enable_fp_fusion=into is None,
+            None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide),
+            *(written_to(into) if into else (out, None, None)), x.factor, w.factor, bias, work, counters,
+            1.0 / (x.gain * w.gain), m, w.n, steps, *plan.arguments(), L=held, BM=rows, S=shape.stages, MMA=mma,
+            GROUP=16, SOME=layouts(shape.tiles, at_once, warps or shape.warps)[1], WARPS=shape.warps,
+            SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early,
+            enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

@@ -1,7 +1,7 @@
 """Which kernel multiplies prepared weights: by the GPU, the rows of x and what each kernel takes.
 
 Hopper    up to 64 rows of x, to 128 where that is quicker    fp4_few_sm90
-          more, bf16                                          fp4_gemm_sm90
+          more, N a multiple of 8                             fp4_gemm_sm90
 others    up to 64 rows                                       fp4_stream: mma.sync, from sm_80 on
 else      fp4_unpack to a workspace, and cuBLAS with fp32 output
 
@@ -35,7 +35,7 @@ def product(
         return fp4_few_sm90(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
     if x.shape[0] <= MAX_ROWS:
         return fp4_stream(x, w, x_global_scale=x_global_scale, bias=bias, out_dtype=out_dtype)
-    if hopper and x.dtype == out_dtype == torch.bfloat16 and w.n % 8 == 0:
+    if hopper and x.dtype == out_dtype and w.n % 8 == 0:
         from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
 
         return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)
@@ -57,7 +57,7 @@ def quantized_product(
     """Codes uint8 [M, N/2] and scales uint8 [M, N/block] of the product in fp32, in a format of the epilogue's."""
     hopper = torch.cuda.get_device_capability(x.device)[0] == 9
     few = hopper and quicker(x.shape[0], *w.data.shape[:2])
-    if few or (hopper and x.dtype == torch.bfloat16):
+    if few or (hopper and x.dtype in (torch.bfloat16, torch.float16)):
         into = Quantized.empty(x.shape[0], w.n, fmt, global_scale, x.device)
         if few:
             from qkernels.triton.fp4_few_sm90 import fp4_few_sm90

@@ -47,10 +47,8 @@ class Quantized:
         return cls(codes, scales, global_scale, fmt)
 
 
-def written_to(into: Quantized | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def written_to(into: Quantized) -> tuple[Tensor, Tensor, Tensor | None]:
     """codes_ptr, scales_ptr and gs_ptr of a kernel."""
-    if into is None:
-        return None, None, None
     return into.codes.view(torch.int32), into.scales, into.global_scale
 
 

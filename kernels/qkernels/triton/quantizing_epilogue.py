@@ -71,12 +71,12 @@ def whole_blocks(rows, columns, warps, block):
 def write_tile(result, target, row, column, m, n, RULE: gl.constexpr):
     """fp32 [columns, rows] of the result [m, n], finished, to where it goes.
 
-    RULE "": in the type of shared memory, by TMA; target: that memory [rows, columns] and a descriptor of the result.
-    All that it holds must have been read (tma.store_wait(0)) when a launch ends. Otherwise: quantized by that rule;
-    target: (codes_ptr, scales_ptr, gs_ptr), see `write_quantized`.
+    RULE "": in the type of shared memory, by TMA; target: that memory [rows, columns], a descriptor and a pointer of
+    the result. All that it holds must have been read (tma.store_wait(0)) when a launch ends. Otherwise: quantized by
+    that rule; target: (codes_ptr, scales_ptr, gs_ptr), see `write_quantized`.
     """
     if RULE == "":
-        out, out_desc = target
+        out, out_desc, _ = target
         tma.store_wait(0)  # the tile before has left `out`
         barrier()
         out.permute([1, 0]).store(result.to(out.dtype))
@@ -84,11 +84,30 @@ def write_tile(result, target, row, column, m, n, RULE: gl.constexpr):
         barrier()
         tma_store(out_desc, [row, column], out)
     else:
-        codes_ptr, scales_ptr, gs_ptr = target
-        gs = 1.0 if gs_ptr is None else gl.load(gs_ptr)
-        # 32 elements of a thread: 64 spill where products keep 128 sums, 16 leave half of a warp without a block of 32
-        PIECE: gl.constexpr = 32 * 32 * gl.num_warps() // result.shape[0]
-        write_quantized(result, codes_ptr, scales_ptr, gs, row, column, m, n, RULE, PIECE)
+        write_encoded(result, target, row, column, m, n, RULE)
+
+
+@gluon.jit
+def write_rows(result, target, row, column, m, n, RULE: gl.constexpr):
+    """The same of a part of a tile, without shared memory where nothing is quantized."""
+    if RULE == "":
+        _, _, out_ptr = target
+        columns = column + gl.arange(0, result.shape[0], gl.SliceLayout(1, result.type.layout))
+        rows = row + gl.arange(0, result.shape[1], gl.SliceLayout(0, result.type.layout))
+        place = out_ptr + (rows.to(gl.int64) * n).expand_dims(0) + columns.expand_dims(1)
+        there = (rows < m).expand_dims(0) & (columns < n).expand_dims(1)
+        gl.store(place, result.to(out_ptr.dtype.element_ty), mask=there)
+    else:
+        write_encoded(result, target, row, column, m, n, RULE)
+
+
+@gluon.jit
+def write_encoded(result, target, row, column, m, n, RULE: gl.constexpr):
+    codes_ptr, scales_ptr, gs_ptr = target
+    gs = 1.0 if gs_ptr is None else gl.load(gs_ptr)
+    # 32 elements of a thread: 64 spill where products keep 128 sums, 16 leave half of a warp without a block of 32
+    PIECE: gl.constexpr = 32 * 32 * gl.num_warps() // result.shape[0]
+    write_quantized(result, codes_ptr, scales_ptr, gs, row, column, m, n, RULE, PIECE)
 
 
 @triton.jit

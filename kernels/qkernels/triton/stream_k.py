@@ -1,33 +1,44 @@
 """Which program of a persistent product computes what, and how parts of one tile are summed.
 
 One program runs on each SM. Output tiles are computed whole, a wave after the other, by programs that are at the same
-K: what they share is read from memory once. The tiles left for a last wave that would not fill the GPU are split along
-K instead, each into equal parts. Each program writes its fp32 sums to a workspace and counts itself, and the
-one that finishes last adds all of them in the order of K. So sums have a fixed order, nobody waits for another
-program, and it does not matter which programs run at once, or in what order. Where all that a product reads stays in
-the L2 cache, the tiles of the last two waves are shared evenly among all programs instead (stream-K).
+K: what they share is read from memory once. Tiles that would not fill a wave are split along K, in one of two ways.
 
-The last one sets the counter back to zero: a workspace serves one launch after the other on its stream.
+Behind other waves: each tile into equal parts, and these parts come first. Each program writes its fp32 sums to a
+workspace, counts itself, and goes on with its whole tiles; beside it, warps of their own sum a quarter of the tile
+as soon as all parts are there. So splitting costs little more than the writing.
 
-Measured (H200): at M = 4096, where it does not, stream-K is 13% slower than no split.
+Alone: of `group` tiles and `members` programs, each program but the last owns a tile, and has its beginning in
+registers; the next program has the tile's rest, comes to it first, and writes its sums. The owner, which has a little
+more to do, finds them when it is through, adds them to its own and writes the result.
+
+Parts are added in the order of K, so results repeat bit for bit. Nobody waits for a program that may not be running
+(kernels of two streams could wait for each other's places for ever): who comes to sum looks a while whether all parts
+are there; if not it leaves a mark, and the program that brings the last part sums what is marked. Part and mark are
+additions to one counter, so exactly one of the two does it, and sets the counter back to zero: a workspace serves one
+launch after the other on its stream.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.language.extra.cuda import gdc_wait
 
 from qbench import Unsupported
 from qkernels.triton.gluon_names import barrier
+from qkernels.triton.quantizing_epilogue import write_rows
 
+PATIENCE = gl.constexpr(100)  # looks at a counter, each most of a microsecond
+MOST_PARTS = 4  # of a tile
+MOST_TILES = 4  # of a group
 _COUNTERS = 1024  # of a launch: at least twice the programs that are there at once
-IN_CACHE = 9 << 20  # bytes of x that stay in the L2 cache beside all that streams through it
 _STREAMS = 1024  # and graphs, that have counters of their own; later graphs zero theirs in each replay
 
 
@@ -40,37 +51,47 @@ def place(index, across, down, GROUP: gl.constexpr):
 
 
 @gluon.jit
-def piece(split, sharing, steps, program):
-    """(begin, end) of what a program computes of the row of split * steps steps: nothing if it shares none."""
-    number = min(program, sharing)
-    begin = number * (split * steps) // sharing
-    end = min(number + 1, sharing) * (split * steps) // sharing
-    return begin, end
+def piece(plan, steps, program):
+    """(begin, end) of what a program computes of the row of all split tiles' steps: nothing if it shares none.
+
+    A group of tiles has `members` programs: the first takes `lead` of its steps, each other one `rest`.
+    """
+    split, group, members, lead, rest = plan
+    base = program // members * group * steps
+    member = program % members
+    begin = base + (lead + (member - 1) * rest) * min(member, 1)
+    limit = min(base + group * steps, split * steps)
+    begin = min(begin, limit)
+    return begin, min(base + lead + member * rest, limit)
 
 
 @gluon.jit
 def segments(tiles, split, begin, end, steps, program, programs):
-    """(tiles that a program computes whole, all tiles it has a part in)."""
-    whole = (tiles - split - program + programs - 1) // programs
-    return whole, whole + (end + steps - 1) // steps - begin // steps
+    """(tiles that a program shares with others, all tiles it has a part in)."""
+    shared = (end + steps - 1) // steps - begin // steps
+    return shared, shared + (tiles - split - program + programs - 1) // programs
 
 
 @gluon.jit
-def segment(number, whole, tiles, split, begin, end, steps, program, programs):
-    """(tile's index, first step, end) of a program's tile `number`."""
-    inside = begin // steps + (number - whole)
-    shared = number >= whole
-    index = tiles - split + inside if shared else number * programs + program
-    first = max(begin - inside * steps, 0) if shared else 0
-    last = min(end - inside * steps, steps) if shared else steps
+def segment(number, shared, tiles, split, begin, end, steps, program, programs):
+    """(tile's index, first step, end) of a program's tile `number`: what it shares comes first."""
+    inside = begin // steps + number
+    whole = number >= shared
+    index = (number - shared) * programs + program if whole else tiles - split + inside
+    first = 0 if whole else max(begin - inside * steps, 0)
+    last = steps if whole else min(end - inside * steps, steps)
     return index, first, last
 
 
 @gluon.jit
-def contributors(tile, split, sharing, steps):
+def contributors(tile, plan, steps):
     """(first, last) of the programs that have a part of split tile `tile`."""
-    total = split * steps
-    return ((tile * steps + 1) * sharing - 1) // total, ((tile + 1) * steps * sharing - 1) // total
+    _, group, members, lead, rest = plan
+    first, last = tile % group * steps, (tile % group + 1) * steps - 1
+    program = tile // group * members
+    return program + (max(first - lead, -rest) + rest) // rest, program + (
+        max(last - lead, -rest) + rest
+    ) // rest
 
 
 @gluon.jit
@@ -81,116 +102,273 @@ def following(stage, phase, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def combine(sums, work_ptr, counter_ptr, tile, split, sharing, steps, WARPS: gl.constexpr):
-    """(sums of all parts of split tile `tile`, whether this program is the one to write them).
-
-    A program has two slots in the workspace: one for a tile that it begins, one for a tile that it goes on with. Sums
-    lie in the order of registers, 16 bytes of a thread beside those of the next.
-    """
-    program = gl.program_id(0)
-    first, last = contributors(tile, split, sharing, steps)
+def in_order(sums, WARPS: gl.constexpr):
+    """Sums [M, N] as a row, in quarters of N; 16 bytes of a thread lie beside those of the next."""
     M: gl.constexpr = sums.shape[0]
     N: gl.constexpr = sums.shape[1]
     axes: gl.constexpr = [M // (16 * WARPS), WARPS, 2, 8, N // 8, 4, 2]
-    flat = sums.reshape(axes).permute(0, 4, 1, 3, 5, 2, 6).reshape([M * N])
-    offsets = gl.arange(0, M * N, flat.type.layout)
+    return sums.reshape(axes).permute(4, 0, 1, 3, 5, 2, 6).reshape([M * N])
+
+
+@gluon.jit
+def deposit(sums, work_ptr, first, WARPS: gl.constexpr):
+    """Write this program's part of a tile that programs from `first` on share.
+
+    A program has two slots in the workspace: one for a tile that it begins, one for a tile that it goes on with.
+    """
+    program = gl.program_id(0)
+    flat = in_order(sums, WARPS)
+    SIZE: gl.constexpr = flat.shape[0]
     mine = 2 * program + (1 if program == first else 0)
-    gl.store(work_ptr + mine * (M * N) + offsets, flat)
+    gl.store(work_ptr + mine * SIZE + gl.arange(0, SIZE, flat.type.layout), flat)
     barrier()
-    done = gl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu") == last - first
-    if done:
-        gl.store(counter_ptr + tile, 0)
-        if last - first == 1:  # the order of two does not matter
-            other = 2 * first + 1 if program == last else 2 * last
-            flat += gl.load(work_ptr + other * (M * N) + offsets, cache_modifier=".cg")
+
+
+@gluon.jit
+def add_part(counter_ptr, parts):
+    """Count a part that was written, of `parts`. Gives the quarters (a mask) that were marked before this last part."""
+    before = gl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu")
+    complete = (before & 255) == parts - 1
+    if complete & ((before >> 8) == 15):
+        gl.store(counter_ptr, 0)
+    return gl.where(complete, before >> 8, 0)
+
+
+@gluon.jit
+def look(counter_ptr, parts):
+    """Are all `parts` there? Looks a while."""
+    before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
+    for _ in range(PATIENCE):
+        if (before & 255) != parts:
+            before = gl.atomic_add(counter_ptr, 0, sem="acq_rel", scope="gpu")
+    return (before & 255) == parts
+
+
+@gluon.jit
+def mark(counter_ptr, quarters, parts):
+    """Mark quarters (a mask) for who brings the last of `parts`. Gives them back if that one has been here before."""
+    before = gl.atomic_add(counter_ptr, quarters << 8, sem="acq_rel", scope="gpu")
+    complete = (before & 255) == parts
+    if complete & ((before >> 8) + quarters == 15):
+        gl.store(counter_ptr, 0)
+    return gl.where(complete, quarters, 0)
+
+
+@gluon.jit
+def quarters_of(member, members):
+    """The quarters (a mask) that the member-th of those who share a tile sums: they are dealt out in turns."""
+    return ((1 << min(member, 4)) | (1 << min(member + members, 4))) & 15
+
+
+@gluon.jit
+def summed(
+    work_ptr, start, first, last, M: gl.constexpr, N: gl.constexpr, LAYOUT: gl.constexpr, WARPS: gl.constexpr
+):
+    """Rows of an M x N tile that programs first to last wrote, from `start` on, as many as an instruction of LAYOUT
+    has: fp32 [M, rows], in the order of K."""
+    ROWS: gl.constexpr = LAYOUT.instr_shape[1]
+    like: gl.constexpr = in_order(gl.zeros([M, ROWS], gl.float32, LAYOUT), WARPS).type.layout
+    at = work_ptr + start * M + gl.arange(0, M * ROWS, like)
+    if last - first == 1:  # the order of two does not matter, and both are on their way at once
+        flat = gl.load(at + (2 * first + 1) * (M * N), cache_modifier=".cg")
+        flat += gl.load(at + 2 * last * (M * N), cache_modifier=".cg")
+    else:
+        flat = gl.load(at + (2 * first + 1) * (M * N), cache_modifier=".cg")
+        for each in range(first + 1, last + 1):
+            flat += gl.load(at + 2 * each * (M * N), cache_modifier=".cg")
+    turned: gl.constexpr = [ROWS // 8, M // (16 * WARPS), WARPS, 8, 4, 2, 2]
+    sums = flat.reshape(turned).permute(1, 2, 5, 3, 0, 4, 6).reshape([M, ROWS])
+    return gl.convert_layout(sums, LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
+def sum_quarters(
+    which, low, high, row, column, m, n, target, work_ptr, parameters, FINISH: gl.constexpr, RULE: gl.constexpr,
+    BN: gl.constexpr, BM: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """Sum and write the quarters in a mask of the tile at (row, column) that programs low to high share."""
+    for number in range(4):
+        if (which >> number) & 1:
+            for start in range(number * (BM // 4), (number + 1) * (BM // 4), SOME.instr_shape[1]):
+                sums = summed(work_ptr, start, low, high, BN, BM, SOME, WARPS)
+                result = FINISH(sums, row + start, column, m, n, parameters, WARPS)
+                write_rows(result, target, row + start, column, m, n, RULE)
+
+
+@gluon.jit
+def add_up(
+    deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan, FINISH: gl.constexpr, RULE: gl.constexpr,
+    BN: gl.constexpr, BM: gl.constexpr, GROUP: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
+    EARLY: gl.constexpr,
+):  # fmt: skip
+    """The warps beside: count this program's part of a shared tile, then sum its quarters of that tile.
+
+    FINISH(sums, row, column, m, n, parameters, WARPS) makes results of sums.
+    """
+    across, down = (n + BN - 1) // BN, (m + BM - 1) // BM
+    tiles = across * down
+    program = gl.program_id(0)
+    begin, stop = piece(plan, steps, program)
+    if EARLY:
+        gdc_wait()
+    if stop > begin:
+        inside = begin // steps
+        tile, row = place(tiles - plan[0] + inside, across, down, GROUP)
+        first, last = contributors(inside, plan, steps)
+        parts = last - first + 1
+        mbarrier.wait(deposited, 0)
+        left = add_part(counter_ptr + inside, parts)
+        sum_quarters(
+            left, first, last, row * BM, tile * BN, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
+        )  # fmt: skip
+        look(counter_ptr + inside, parts)
+        mine = mark(counter_ptr + inside, quarters_of(program - first, parts), parts)
+        sum_quarters(
+            mine, first, last, row * BM, tile * BN, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
+        )  # fmt: skip
+
+
+@gluon.jit
+def join(
+    sums, inside, first, last, row, column, m, n, target, work_ptr, counter_ptr, parameters, FINISH: gl.constexpr,
+    RULE: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr,
+):  # fmt: skip
+    """(sums of all parts of a tile, true) for the program that is to write them; (sums, false) for the others.
+
+    The first of programs first to last owns the tile and has its sums in registers, the others write theirs.
+    """
+    BN: gl.constexpr = sums.shape[0]
+    BM: gl.constexpr = sums.shape[1]
+    counter = counter_ptr + inside
+    parts = last - first
+    complete = False
+    if gl.program_id(0) == first:
+        complete = look(counter, parts)
+        if complete:
+            gl.store(counter, 0)
         else:
-            flat = gl.load(work_ptr + (2 * first + 1) * (M * N) + offsets, cache_modifier=".cg")
+            deposit(sums, work_ptr, first, WARPS)
+            complete = mark(counter, 15, parts) == 15
+        if complete:
+            flat = in_order(sums, WARPS)
+            at = work_ptr + gl.arange(0, BN * BM, flat.type.layout)
             for each in range(first + 1, last + 1):
-                flat += gl.load(work_ptr + 2 * each * (M * N) + offsets, cache_modifier=".cg")
-    turned: gl.constexpr = [axes[0], axes[4], axes[1], axes[3], axes[5], axes[2], axes[6]]
-    sums = gl.convert_layout(
-        flat.reshape(turned).permute(0, 2, 5, 3, 1, 4, 6).reshape([M, N]),
-        sums.type.layout,
-        assert_trivial=True,
-    )
-    return sums, done
+                flat += gl.load(at + 2 * each * (BN * BM), cache_modifier=".cg")
+            turned: gl.constexpr = [BM // 8, BN // (16 * WARPS), WARPS, 8, 4, 2, 2]
+            flat = flat.reshape(turned).permute(1, 2, 5, 3, 0, 4, 6).reshape([BN, BM])
+            sums = gl.convert_layout(flat, sums.type.layout, assert_trivial=True)
+    else:
+        deposit(sums, work_ptr, first, WARPS)
+        left = add_part(counter, parts)
+        sum_quarters(
+            left, first, last, row, column, m, n, target, work_ptr, parameters, FINISH, RULE, BN, BM, SOME,
+            WARPS,
+        )  # fmt: skip
+    return sums, complete
 
 
 @dataclass(frozen=True)
 class Plan:
-    """programs of a launch; how many tiles are split, and by how many programs they are shared; estimated cycles."""
+    """How tiles are shared: the last `split` of them, each group of tiles by `members` programs, of which the first
+    takes `lead` steps and each other one `rest`; `programs` of a launch; estimated nanoseconds."""
 
     programs: int
-    split: int
-    sharing: int
-    cycles: int
+    split: int = 0
+    group: int = 1
+    members: int = 1
+    lead: int = 1
+    rest: int = 1
+    ns: int = 0
+
+    @property
+    def sharing(self) -> int:
+        """Programs that have a part of a split tile; a last group of fewer tiles has one more than it has tiles."""
+        left = self.split % self.group
+        return self.split // self.group * self.members + (left + 1 if left else 0)
 
     def workspace(self, elements: int) -> int:
         """fp32 numbers for tiles of so many elements."""
         return 2 * self.sharing * elements if self.split else 0
 
+    def arguments(self) -> tuple[int, ...]:
+        """As kernels take them."""
+        return self.split, self.group, self.members, self.lead, self.rest
 
-def divide(
-    tiles: int,
-    steps: int,
-    processors: int,
-    step_cycles: int,
-    part_cycles: int,
-    *,
-    spread: bool,
-    most: int = 4,
-) -> Plan:
-    """The quickest way to share tiles of `steps` steps that take `step_cycles` each.
 
-    part_cycles: what each part of a split tile costs, written, waited for and read again. A split costs that much once
-    more; tiles shared evenly cost eight (H200), for most programs then have a part of two tiles. spread: what products
-    read stays in the L2 cache, so parts need not be at the same K. most: parts that a tile is split into.
-    """
+def divide(tiles: int, steps: int, processors: int, shape: Shape) -> Plan:
+    """The quickest way to share tiles of `steps` steps among so many processors, by what a shape's steps cost."""
     waves, rest = divmod(tiles - 1, processors)
     rest += 1
-    before, tile = waves * steps * step_cycles, steps * step_cycles
-    programs = min(tiles, processors)
-    plans = [Plan(programs, 0, 1, before + tile)]
-    for parts in range(2, 1 + min(most, processors // rest, steps)):
-        cycles = before + -(-steps // parts) * step_cycles + (parts + 1) * part_cycles
-        plans.append(Plan(max(programs, rest * parts), rest, rest * parts, cycles))
-    split = rest + processors if waves else rest
-    if spread and rest < processors and split * steps >= processors * 2:
-        cycles = before - (tile if waves else 0) + -(-split * steps // processors) * step_cycles
-        plans.append(Plan(processors, split, processors, cycles + 8 * part_cycles))
-    return min(plans, key=lambda plan: plan.cycles)
+    tile = steps * shape.step_ns
+    plans = [Plan(min(tiles, processors), ns=(waves + 1) * tile)]
+    if waves:
+        for parts in range(2, 1 + min(MOST_PARTS, processors // rest, steps)):
+            each = -(-steps // parts)
+            ns = waves * tile + each * shape.step_ns + shape.part_ns
+            plans.append(Plan(processors, rest, 1, -(-steps // each), each, each, ns))
+        return min(plans, key=lambda plan: plan.ns)
+    slack = -(-shape.slack_ns // shape.step_ns)  # steps that an owner has more than who writes for it
+    for group in range(1, 1 + MOST_TILES):
+        for members in range(2, 1 + MOST_PARTS) if group == 1 else (group + 1,):
+            plan = owned(tiles, steps, group, members, slack)
+            if plan and plan.programs <= processors:
+                joins = members - 1 if group == 1 else 2
+                plans.append(replace(plan, ns=plan.lead * shape.step_ns + joins * shape.join_ns))
+    return min(plans, key=lambda plan: plan.ns)
+
+
+def owned(tiles: int, steps: int, group: int, members: int, slack: int) -> Plan | None:
+    """Groups of tiles by `members` programs of which an owner has `slack` steps more than who writes for it; None for
+    so few steps that nothing is left to write. One tile may have several members, several tiles have one more."""
+    lead = -(-(group * steps + (members - 1 if group == 1 else 1) * slack) // members)
+    if lead >= steps:
+        return None
+    rest = lead if group > 1 else -(-(steps - lead) // (members - 1))
+    members = members if group > 1 else 1 + -(-(steps - lead) // rest)
+    plan = Plan(0, tiles, group, members, lead, rest)
+    return replace(plan, programs=plan.sharing)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` steps fetched ahead, by `warps`.
-
-    resident: programs of an SM. step_cycles: of a step, measured; part_cycles: see `divide`.
+    """What a program computes at a time: `tiles` of 16 columns by `rows`, `stages` fetched ahead, by `warps`; `summing`
+    warps beside sum parts. Nanoseconds, measured: of a step (two stages); of writing a part that comes first; by which
+    what is written for an owner must be earlier; of adding it to an owner's.
     """
 
     tiles: int
     rows: int
     stages: int
     warps: int
-    step_cycles: int
-    part_cycles: int
-    resident: int = 1
+    summing: int
+    step_ns: int
+    part_ns: int
+    slack_ns: int
+    join_ns: int
+
+
+def beside(shape: Shape, plan: Plan, tiles: int) -> tuple[int, int]:
+    """(warps beside the others that sum parts, rows that are summed at once); no warps where no whole tiles follow.
+
+    The few registers that are left to two warps beside 256 rows of sums hold eight rows.
+    """
+    if not 0 < plan.split < tiles:
+        return 0, shape.rows // 4
+    return shape.summing, 4 * shape.summing
 
 
 @lru_cache(4096)
-def choose(
-    shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int, spread: bool
-) -> tuple[Shape, Plan]:
-    """The quickest shape and plan for M rows, by what steps and parts cost; no shape of which half would be empty."""
+def choose(shapes: tuple[Shape, ...], m: int, n: int, steps: int, processors: int) -> tuple[Shape, Plan]:
+    """The quickest shape and plan for M rows and so many steps of K, by what steps and parts cost; no shape of which
+    half would be empty."""
     found = []
     for shape in shapes:
         if shape.rows < 2 * m or shape is shapes[0]:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            plan = divide(
-                tiles, steps, processors * shape.resident, shape.step_cycles, shape.part_cycles, spread=spread
-            )
-            found.append((shape, plan))
-    return min(found, key=lambda each: each[1].cycles)
+            found.append((shape, divide(tiles, steps, processors, shape)))
+    return min(found, key=lambda each: each[1].ns)
 
 
 def require_hopper(device: torch.device) -> None:
