@@ -139,8 +139,8 @@ def prepared_matmul_quantized(
 
     format: NVFP4 under a static encode scale (global_scale: one float32 on w's device, 448*6/amax for the amax
     expected of the result; its value is not looked at), nvfp4_1l, or MXFP4 by any rule but quest. N is a multiple of
-    its block. Operands are those of prepared_matmul. On Hopper the product's kernel does it; on another GPU, and for
-    fp16 and more than 64 to 128 rows, the quantizer's kernel from the product in fp32: the same contract. Not rotated.
+    its block. Operands are those of prepared_matmul. On Hopper the product's kernel does it, on another GPU
+    the quantizer's kernel from the product in fp32: the same contract. The result is not rotated.
     ValueError or TypeError for operands that do not go together, Unsupported for other formats.
     """
     q: QTensor = _matmul(x, w, bias, Result.of(format, global_scale, w.n, _device(w)))
