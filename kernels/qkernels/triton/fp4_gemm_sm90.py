@@ -1,38 +1,34 @@
-"""out[M, N] = (x . wT) * alpha + bias on Hopper's warpgroup MMA: x bf16, w in NVFP4 or MXFP4 as `Fragments`.
+"""out[M, N] = (x . wT) * alpha + bias on Hopper's warpgroup MMA: x bf16 or fp16, w in NVFP4 or MXFP4 as `Fragments`.
 
-A program computes tiles of 128 columns (rows of w) by 64, 128 or 256 rows of x, one after the other, whole or a part of
+A program computes tiles of 128 columns (rows of w) by 128 or 256 rows of x, one after the other, whole or a part of
 their K (stream_k). One warp fetches with TMA, some steps of 64 of K ahead and into the next tile: a tile of x, and the
-raw units of w, which need a ninth of the bytes. The other warps turn codes into the registers of wgmma's first operand
-while the step before is multiplied; x is the second, from shared memory. A step of 256 rows takes 37 KB from the L2
-cache for 1024 cycles of MMA, where the usual 128 x 256 of two bf16 operands takes 48.
+raw units of w, which need a ninth of the bytes. Eight others turn codes into the registers of wgmma's first operand
+while the step before is multiplied; x is the second, from shared memory. Where parts of tiles are summed, two or four
+more warps do that meanwhile. A launch may begin while the kernel before it ends (`early`): its first weights are
+fetched at once, x after that kernel, and nothing is written before it has ended.
 
 In flight. Products of one step run while registers of the next are made; wgmma reads its register operand until it
 ends, and neither Triton nor ptxas keeps others from writing it (a loop that carries the operand across iterations
 compiles to copies into registers that are being read). Here no operand of a product in flight crosses an iteration but
 `last`, and steps alternate between two sets. tests/compile/test_gluon.py checks the machine code for it, and that ptxas
-has not serialized the products (as it does where two partitions of warps multiply: C7512).
+has not serialized the products (as it does where two partitions of warps multiply, C7512, and where a second operand is
+made while two products are under way, C7513).
 
 What a loop carries (`stage`) must not be copied to a second variable there: Triton takes that one for a constant.
 
 SASS (sm_90, Triton 3.6), 256 rows: 203 instructions for two steps of 32 weights a thread, 3.2 a weight with all that is
-not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills.
+not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills in the loop.
 
-Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. Measured (torch 2.11, Triton 3.6, graph
-replay, weights not in L2 for M <= 512, NVFP4), us and times cuBLAS bf16 of the same run:
+Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. @MEASURED@
 
-      M    o 8192x8192    qkv 10240x8192    gate_up 57344x8192    down 8192x28672
-     64    22.3   1.68      26.2   1.61         112.4   2.09          58.5   2.10
-    128    29.7   1.21      38.3   1.21         172.3   1.47          88.7   1.39
-    256    48.6   1.00      64.9   0.96         293.8   1.11         150.9   1.12
-    512    83.9   1.04     113.7   0.97         569.7   1.06         283.3   1.05
-   1024   162.8   1.04     208.0   1.03        1135.6   1.06         558.4   1.04
-   2048   322.0   1.04     402.5   1.06        2225.7   1.07        1118.9   1.04
-   4096   644.2   1.04     805.6   1.05        4445.6   1.08        2234.3   1.05
-   8192  1291.7   1.06    1587.9   1.07        8860.2   1.08        4503.0   1.08
-
-The same with x in NVFP4, decoded first (fp4_decode_rows): 1.02, 0.98, 1.07, 1.03 times cuBLAS at M = 1024 and 1.02,
-1.03, 1.08, 1.03 at 4096. Slower: 16 tiles of w by 128 rows (o 175 at M = 1024, 39 at 128), half a step ahead instead of
-a whole one (o 38 at M = 128).
+What bounds it (ncu, qkv): the tensor cores are busy 97% of the time at M = 4096 (cuBLAS 97%), 91 to 93% where a program
+works at M = 256, the L2 cache 41 and 36% of its rate, memory 15 and 18%; and the SM clock falls from 1.98 GHz to 1.7 and
+less, cuBLAS's too: from M = 256 on, time is energy. So what keeps more of the GPU busy gains little there. Tried for
+qkv at M = 256, us (cuBLAS 60 to 62): four parts behind a wave of 128 rows, summed at the end by whoever came last 64.8,
+with early launches 63.5, summed beside 62.3; two tiles of 256 rows by three programs 64.0; shared evenly 70.8; two
+products under way and eight stages 63.4; L2 prefetches 4 or 12 steps ahead 63.0 and 61.8; nine stages 62.6. Elsewhere
+slower: 16 tiles of w by 128 rows (o 175 at M = 1024, 39 at 128), half a step ahead instead of a whole one (o 38 at
+M = 128).
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """
