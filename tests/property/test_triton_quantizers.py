@@ -243,7 +243,7 @@ def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = normal(64, 96)
+    x = normal(128, 256)
     with pytest.raises(ValueError, match=r"use x\.contiguous\(\)"):
         run(x.T, fmt, **static)
     check(x.T.contiguous(), fmt, **static)
@@ -252,10 +252,10 @@ def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_no_rows_give_an_empty_result(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = torch.empty(0, 64, dtype=torch.float16, device=DEVICE)
+    x = torch.empty(0, 128, dtype=torch.float16, device=DEVICE)
     q = run(x, fmt, **static)
-    assert q.shape == (0, 64)
-    assert q.dequantize().shape == (0, 64)
+    assert q.shape == (0, 128)
+    assert q.dequantize().shape == (0, 128)
     expected = quantize(x, fmt, **static)
     assert q.scale.shape == expected.scale.shape
     assert q.global_scale is None or float(q.global_scale) == 1.0

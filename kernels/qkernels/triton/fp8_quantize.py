@@ -69,14 +69,14 @@ DYNAMIC = Flat(block=4096, warps=4)
 """How tensors without gaps are cut under a given and under a computed scale."""
 
 
-def expected(k: int, m: int = 4096) -> qbench.Expectation:
-    """What both kernels must be compiled to: the hardware's cast from sm_90, arithmetic before."""
+def expected(k: int, m: int = 4096, store_bits: int = 128) -> qbench.Expectation:
+    """What the kernels must be compiled to: the hardware's cast from sm_90, arithmetic before."""
     cast = ("F2FP.E4M3",)
     return qbench.Expectation(
         required={"sm_90 sm_100 sm_103 sm_120": cast},
         forbidden={BEFORE_HOPPER: cast},
         load_bits=widths(k, 128),
-        store_bits=widths(k, 128 if m >= 1024 else 64),
+        store_bits=widths(k, store_bits if m >= 1024 else 64),
     )
 
 

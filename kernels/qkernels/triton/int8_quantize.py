@@ -55,9 +55,9 @@ STATIC = Flat(block=4096, warps=4)
 """How tensors without gaps are cut under a given scale."""
 
 
-def expected(k: int, m: int = 4096) -> qbench.Expectation:
-    """What both kernels must be compiled to."""
-    return qbench.Expectation(load_bits=widths(k, 128), store_bits=widths(k, 128 if m >= 1024 else 64))
+def expected(k: int, m: int = 4096, store_bits: int = 128) -> qbench.Expectation:
+    """What the kernels must be compiled to."""
+    return qbench.Expectation(load_bits=widths(k, 128), store_bits=widths(k, store_bits if m >= 1024 else 64))
 
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
