@@ -165,11 +165,7 @@ def fp8_cases() -> list[qbench.CompileCase]:
         )
 
     def block(dtype: str, rows: int, m: int = 4096, gaps: bool = False) -> qbench.CompileCase:
-        name = (
-            ("fp8_block_kernel" if rows == 1 else "fp8_block_2d_kernel")
-            if dtype == "fp32"
-            else "fp8_block_words_kernel"
-        )
+        tile = "fp8_block_kernel" if rows == 1 else "fp8_block_2d_kernel"
         x = gapped if gaps else matrix
         return qbench.CompileCase(
             f"fp8_block_quantize[{dtype},rows={rows}{',gaps' * gaps},m={m},k={K}]",
