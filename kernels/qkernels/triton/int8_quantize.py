@@ -41,7 +41,7 @@ from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import widths
-from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile
+from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 from qkernels.triton.outputs import output
@@ -103,11 +103,19 @@ def int8_flat_kernel(
     x = load_tile(x_ptr, turn, n, BLOCK, EVEN, LOAD)
     if TURNS:
         for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
-            following = load_tile(x_ptr, later, n, BLOCK, EVEN, LOAD)
+            following = load_tile(x_ptr, tile_at(later, tiles, False), n, BLOCK, EVEN, LOAD)
             codes = static_codes(x, scale_ptr, zero_ptr, SYMMETRIC)
-            store_tile(out_ptr, turn, n, codes, BLOCK, EVEN, STORE)
+            store_tile(out_ptr, tile_at(turn, tiles, False), n, codes, BLOCK, EVEN, STORE)
             turn, x = later, following
-    store_tile(out_ptr, turn, n, static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), BLOCK, EVEN, STORE)
+    store_tile(
+        out_ptr,
+        tile_at(turn, tiles, False),
+        n,
+        static_codes(x, scale_ptr, zero_ptr, SYMMETRIC),
+        BLOCK,
+        EVEN,
+        STORE,
+    )
 
 
 @triton.jit
