@@ -356,7 +356,9 @@ def test_real_shapes_compiled(shape: tuple[int, int], dtype: torch.dtype) -> Non
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, INT8_TOKEN], **by_name)
+@pytest.mark.parametrize(
+    "fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, FORMATS["fp8_block"], INT8_TOKEN], **by_name
+)
 def test_rows_beyond_two_to_the_31_elements_compiled(fmt: Format) -> None:
     rows, k = 65537, 32768
     x = torch.randn(rows, k, device="cuda", dtype=torch.float16)
