@@ -13,7 +13,6 @@ _fp4 = partial(Mutant, file="qkernels/triton/fp4.py")
 _mxfp4 = partial(Mutant, file="qkernels/triton/mxfp4_quantize.py")
 _gemm = partial(Mutant, file="qkernels/triton/fp4_gemm.py")
 _quantize = partial(Mutant, file="qkernels/quantize.py")
-_fp8 = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
 _amax = partial(Mutant, file="qkernels/triton/amax.py")
 _launch = partial(Mutant, file="qkernels/triton/launch.py")
 
