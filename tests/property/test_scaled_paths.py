@@ -22,6 +22,7 @@ from qkernels.triton import flat, scaled_codes
 from qkernels.triton.flat import Flat
 from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.fp8_quantize import fp8_quantize
+from qkernels.triton.fp8_small import is_small
 from qkernels.triton.int8_quantize import int8_quantize
 from qkernels.triton.token_words import Row
 
@@ -126,6 +127,20 @@ def test_blocks_by_arithmetic_equal_the_cast(fmt: Format, monkeypatch: pytest.Mo
     monkeypatch.setattr("qkernels.triton.fp8_block.has_e4m3_cast", lambda device: False)
     assert same(cast, fp8_block_quantize(x, rows=fmt.block_rows))
     assert scaled_codes.has_e4m3_cast(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 8), (3, 40), (1, 4096), (2, 8192), (1, 20008), (4, 8192), (5, 8192)], ids=str
+)
+def test_a_small_tensor_in_one_launch_has_the_bits_of_two(shape: tuple[int, int]) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        x = normal(*shape, dtype)
+        x[-1, -1] = -99.0
+        q = fp8_quantize(x)
+        assert same(q, quantize(x, FP8))
+        assert same(q, fp8_quantize(x, flat=Flat(4096, 4)))
+        assert is_small(x) == (x.numel() <= 32768)
+        assert not is_small(gapped(x)) or shape[0] == 1
 
 
 FORMATS = (FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8_TOKEN, INT8_ASYM)

@@ -180,6 +180,14 @@ def fp8_cases() -> list[qbench.CompileCase]:
         tensor("bf16", "static", m=16),
         tensor("bf16", "static", k=8191),
         tensor("bf16", "static", gaps=True),
+        *(
+            qbench.CompileCase(
+                f"fp8_quantize[bf16,dynamic,m={m},k={K}]",
+                lambda m=m: fp8_quantize.fp8_quantize(matrix(m)),  # type: ignore[misc]
+                {"fp8_small_kernel": fp8_quantize.expected(K, 16)},
+            )
+            for m in (1, 4)
+        ),
         token("bf16", fast=True),
         token("fp16", m=8192, k=16384),
         token("bf16", m=16),

@@ -195,7 +195,7 @@ def int8_quantize(
     scale           one fp32, finite and > 0, for the whole tensor; then `per_token` does not apply
     zero_point      one int32 of magnitude at most 2^22 - 128, needed with a scale when not symmetric
     out, scale_out, zero_point_out  int8 [M, K] and, where computed, float32 and int32 [M, 1] to write into; contiguous
-    flat, row       how x is cut (by default as measured best); early: launches may overlap
+    flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
     Values of tensors are not checked. Raises TypeError or ValueError for input the kernel does not take.
     """
     if symmetric and zero_point is not None:

@@ -10,6 +10,7 @@ _f = partial(Mutant, file="qkernels/triton/flat.py")
 _w = partial(Mutant, file="qkernels/triton/token_words.py")
 _b = partial(Mutant, file="qkernels/triton/fp8_block.py")
 _e = partial(Mutant, file="qkernels/triton/early.py")
+_s = partial(Mutant, file="qkernels/triton/fp8_small.py")
 _o = partial(Mutant, file="qkernels/triton/outputs.py")
 _q = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
 _i = partial(Mutant, file="qkernels/triton/int8_quantize.py")
@@ -265,6 +266,55 @@ MUTANTS = (
         "blocks further down write their scales over those above",
         "quantizer:shapes",
         "fp8_block_2d",
+    ),
+    # --- one launch for a small tensor
+    _s(
+        "small-program-takes-its-neighbours-part",
+        "group = part * THREADS +",
+        "group = part * 0 * THREADS +",
+        "only the first part of a small tensor is converted",
+        "exact",
+        "fp8",
+    ),
+    _s(
+        "small-last-group-unwritten",
+        "codes, mask=inside)",
+        "codes, mask=inside & (group * 8 < n - 8))",
+        "the last eight codes are never written",
+        "quantizer:stale",
+        "fp8",
+    ),
+    _s(
+        "small-reads-beyond-the-end",
+        "    inside = group * 8 < n\n",
+        "    inside = group * 8 <= n\n",
+        "eight elements after the tensor are read and written",
+        "exact",
+        "fp8",
+    ),
+    _s(
+        "small-nonfinite-silently-finite",
+        'tl.where(finite, scale, float("nan"))',
+        "tl.where(finite, scale, 1.0)",
+        "a tensor with NaN gets the scale 1 and zeros",
+        "quantizer:nonfinite",
+        "fp8",
+    ),
+    _s(
+        "small-nonfinite-codes-left",
+        "floats(words & kept, HALF)",
+        "floats(words, HALF)",
+        "codes of a tensor with a NaN scale are not 0",
+        "quantizer:nonfinite",
+        "fp8",
+    ),
+    _s(
+        "small-zero-tensor-nan",
+        "inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)",
+        "inverse = tl.div_rn(1.0, scale)",
+        "0*inf: a zero tensor becomes NaN",
+        "quantizer:boundaries",
+        "fp8",
     ),
     # --- launches and outputs
     _e(
