@@ -19,6 +19,8 @@ from .codec import round_to
 from .format import (
     E2M1,
     FP8,
+    FP8_BLOCK,
+    FP8_BLOCK_2D,
     FP8_TOKEN,
     INT8,
     INT8_ASYM,
@@ -37,11 +39,12 @@ from .format import (
 from .quantize import Rounding, check_input, check_rounding
 from .quantize import quantize as quantize_exactly
 from .tensor import QTensor
+from .triton.outputs import Outputs
 
 BACKENDS = ("auto", "torch", "triton")
 
 TRITON_FORMATS = (NVFP4, NVFP4_1L, MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
-                  FP8, FP8_TOKEN, INT8, INT8_TOKEN, INT8_ASYM)  # fmt: skip
+                  FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM)  # fmt: skip
 """The formats that a Triton quantizer of this package exists for."""
 
 
@@ -55,6 +58,9 @@ def quantize(
     zero_point: Tensor | None = None,
     rounding: Rounding = "nearest",
     generator: torch.Generator | None = None,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_point_out: Tensor | None = None,
     backend: str = "auto",
 ) -> QTensor:
     """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
@@ -63,22 +69,28 @@ def quantize(
     hadamard      FP4 formats: rotate K blockwise by this size first
     scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
     rounding      "stochastic": codes drawn with `generator`, a seeded torch.Generator on x's device
+    out, scale_out, zero_point_out  FP8 and INT8: contiguous tensors to write codes, computed scales and zero points
+                  into, of the shapes and dtypes that the result has otherwise; the result holds them
     ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
     argument the format does not take; TypeError for another dtype.
     """
     fmt = as_format(fmt)
     check_rounding(rounding, generator)
     kernel_exists = fmt in TRITON_FORMATS and rounding == "nearest"
+    outputs = Outputs(out, scale_out, zero_point_out)
+    outputs.check(x, fmt, static=scale is not None)
     if _choose(backend, x.device, kernel_exists=kernel_exists) == "torch":
-        return quantize_exactly(
-            x,
-            fmt,
-            global_scale=global_scale,
-            hadamard=hadamard,
-            scale=scale,
-            zero_point=zero_point,
-            rounding=rounding,
-            generator=generator,
+        return outputs.filled(
+            quantize_exactly(
+                x,
+                fmt,
+                global_scale=global_scale,
+                hadamard=hadamard,
+                scale=scale,
+                zero_point=zero_point,
+                rounding=rounding,
+                generator=generator,
+            )
         )
     if not kernel_exists:
         known = ", ".join(each.name for each in TRITON_FORMATS)
@@ -92,6 +104,7 @@ def quantize(
         hadamard=hadamard,
         scale=scale,
         zero_point=zero_point,
+        outputs=outputs.as_rows(),
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
 
@@ -126,13 +139,21 @@ def matmul(
 
 
 def scaled_fp8_quant(
-    x: Tensor, scale: Tensor | None = None, *, per_token: bool = False, backend: str = "auto"
+    x: Tensor,
+    scale: Tensor | None = None,
+    *,
+    per_token: bool = False,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """float8_e4m3fn codes of x [..., K] and their float32 scale, value = code*scale.
 
     scale given: static, [1]; per_token: one per row, [..., 1]; otherwise one for the tensor, [1].
+    out, scale_out: tensors to write into, as `quantize` has them.
     """
-    q = quantize(x, FP8_TOKEN if per_token else FP8, scale=scale, backend=backend)
+    fmt = FP8_TOKEN if per_token else FP8
+    q = quantize(x, fmt, scale=scale, out=out, scale_out=scale_out, backend=backend)
     return q.data, q.scale
 
 
@@ -142,19 +163,32 @@ def scaled_int8_quant(
     *,
     zero_point: Tensor | None = None,
     symmetric: bool = True,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_point_out: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """int8 codes of x [..., K], their float32 scale and int32 zero point, value = (code - zero_point)*scale.
 
     Without a scale both are per row ([..., 1]); with one, static per tensor ([1]). The zero point is None when
-    symmetric; static asymmetric quantization needs it given.
+    symmetric; static asymmetric quantization needs it given. out, scale_out and zero_point_out: tensors to write into,
+    as `quantize` has them.
     """
     if symmetric and zero_point is not None:
         raise ValueError(
             "zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out"
         )
     dynamic = INT8_TOKEN if scale is None else INT8
-    q = quantize(x, dynamic if symmetric else INT8_ASYM, scale=scale, zero_point=zero_point, backend=backend)
+    q = quantize(
+        x,
+        dynamic if symmetric else INT8_ASYM,
+        scale=scale,
+        zero_point=zero_point,
+        out=out,
+        scale_out=scale_out,
+        zero_point_out=zero_point_out,
+        backend=backend,
+    )
     return q.data, q.scale, q.zero_point
 
 
@@ -191,6 +225,7 @@ def _triton_quantize(
     hadamard: int | None,
     scale: Tensor | None,
     zero_point: Tensor | None,
+    outputs: Outputs,
 ) -> QTensor:
     if fmt.packed:
         if scale is not None or zero_point is not None:
@@ -210,21 +245,39 @@ def _triton_quantize(
     if fmt.element.name == "e4m3":
         if zero_point is not None:
             raise ValueError(f"{fmt.name} is symmetric and takes no zero_point; use int8_asym")
+        if fmt.block is not None:
+            if scale is not None:
+                raise ValueError(
+                    f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8"
+                )
+            from .triton.fp8_block import fp8_block_quantize
+
+            return fp8_block_quantize(x, rows=fmt.block_rows, out=outputs.data, scale_out=outputs.scale)
         from .triton.fp8_quantize import fp8_quantize
 
-        return fp8_quantize(x, scale, per_token=per_token)
+        return fp8_quantize(x, scale, per_token=per_token, out=outputs.data, scale_out=outputs.scale)
     from .triton.int8_quantize import int8_quantize
 
-    return int8_quantize(x, scale, zero_point=zero_point, symmetric=fmt.symmetric, per_token=per_token)
+    return int8_quantize(
+        x,
+        scale,
+        zero_point=zero_point,
+        symmetric=fmt.symmetric,
+        per_token=per_token,
+        out=outputs.data,
+        scale_out=outputs.scale,
+        zero_point_out=outputs.zero_point,
+    )
 
 
 def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
     """A 2-D result as [..., K]; scales and zero points per tensor stay [1]."""
 
+    scales = q.format.scale_shape(shape)
+
     def unfold(t: Tensor) -> Tensor:
-        return t if t.ndim < 2 else t.reshape(*shape[:-1], t.shape[-1])
+        return t if t.ndim < 2 else t.reshape(scales)
 
     zero_point = None if q.zero_point is None else unfold(q.zero_point)
-    return dataclasses.replace(
-        q, data=unfold(q.data), scale=unfold(q.scale), shape=shape, zero_point=zero_point
-    )
+    data = q.data.reshape(*shape[:-1], q.data.shape[-1])
+    return dataclasses.replace(q, data=data, scale=unfold(q.scale), shape=shape, zero_point=zero_point)

@@ -25,7 +25,7 @@ from qkernels.hadamard import hadamard_matrix
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
-from qkernels.triton import fp4, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4, fp8_block, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 from qkernels.triton.amax import largest, partial_amax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,6 +57,8 @@ def run(x: Tensor, fmt: Format, **options: Any) -> QTensor:
         return nvfp4_quantize.nvfp4_quantize(x, one_level=fmt.levels == 1, **options)
     if fmt.scale == "e8m0":
         return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, **options)
+    if fmt.block:
+        return fp8_block.fp8_block_quantize(x, rows=fmt.block_rows, **options)
     if fmt.element.name == "e4m3":
         return fp8_quantize.fp8_quantize(x, per_token=fmt.granularity == "row", **options)
     return int8_quantize.int8_quantize(x, symmetric=fmt.symmetric, **options)
@@ -241,7 +243,7 @@ def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = normal(64, 96)
+    x = normal(128, 256)
     with pytest.raises(ValueError, match=r"use x\.contiguous\(\)"):
         run(x.T, fmt, **static)
     check(x.T.contiguous(), fmt, **static)
@@ -250,10 +252,10 @@ def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_no_rows_give_an_empty_result(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = torch.empty(0, 64, dtype=torch.float16, device=DEVICE)
+    x = torch.empty(0, 128, dtype=torch.float16, device=DEVICE)
     q = run(x, fmt, **static)
-    assert q.shape == (0, 64)
-    assert q.dequantize().shape == (0, 64)
+    assert q.shape == (0, 128)
+    assert q.dequantize().shape == (0, 128)
     expected = quantize(x, fmt, **static)
     assert q.scale.shape == expected.scale.shape
     assert q.global_scale is None or float(q.global_scale) == 1.0
@@ -354,7 +356,9 @@ def test_real_shapes_compiled(shape: tuple[int, int], dtype: torch.dtype) -> Non
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, INT8_TOKEN], **by_name)
+@pytest.mark.parametrize(
+    "fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, FORMATS["fp8_block"], INT8_TOKEN], **by_name
+)
 def test_rows_beyond_two_to_the_31_elements_compiled(fmt: Format) -> None:
     rows, k = 65537, 32768
     x = torch.randn(rows, k, device="cuda", dtype=torch.float16)

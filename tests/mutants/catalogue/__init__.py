@@ -26,6 +26,7 @@ from tests.mutants.catalogue import (
     reference,
     reference_rules,
     rest,
+    scaled,
     stream,
 )
 from tests.mutants.mutant import Mutant
@@ -40,6 +41,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *fp8.MUTANTS,
     *int8.MUTANTS,
     *int8_token.MUTANTS,
+    *scaled.MUTANTS,
     *amax_launch.MUTANTS,
     *decode.MUTANTS,
     *gemm_mainloop.MUTANTS,
