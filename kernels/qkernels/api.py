@@ -10,6 +10,7 @@ first used, so that this package works where Triton does not exist.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -31,17 +32,25 @@ from .format import (
     MXFP4_RCEIL,
     NVFP4,
     NVFP4_1L,
+    NVFP4_2D,
+    NVFP4_4OVER6,
+    NVFP4_4OVER6_MAE,
+    NVFP4_MIN_SCALE,
+    NVFP4_TOKEN,
     Format,
     get_format,
 )
 from .quantize import Rounding, check_input, check_rounding
 from .quantize import quantize as quantize_exactly
-from .tensor import QTensor
+from .tensor import QTensor, ScaleLayout, check_out, check_scale_layout
 
 BACKENDS = ("auto", "torch", "triton")
 
-TRITON_FORMATS = (NVFP4, NVFP4_1L, MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
-                  FP8, FP8_TOKEN, INT8, INT8_TOKEN, INT8_ASYM)  # fmt: skip
+TRITON_FORMATS = (
+    NVFP4, NVFP4_1L, NVFP4_MIN_SCALE, NVFP4_4OVER6, NVFP4_4OVER6_MAE, NVFP4_2D, NVFP4_TOKEN,
+    MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
+    FP8, FP8_TOKEN, INT8, INT8_TOKEN, INT8_ASYM,
+)  # fmt: skip
 """The formats that a Triton quantizer of this package exists for."""
 
 
@@ -55,6 +64,8 @@ def quantize(
     zero_point: Tensor | None = None,
     rounding: Rounding = "nearest",
     generator: torch.Generator | None = None,
+    scale_layout: ScaleLayout = "linear",
+    out: QTensor | None = None,
     backend: str = "auto",
 ) -> QTensor:
     """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
@@ -63,14 +74,21 @@ def quantize(
     hadamard      FP4 formats: rotate K blockwise by this size first
     scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
     rounding      "stochastic": codes drawn with `generator`, a seeded torch.Generator on x's device
+    scale_layout  "blocked": scales in the 128x4 tiles of Blackwell's tensor cores (`QTensor.scale_layout`)
+    out           FP4 formats: what an equal call returned; its tensors are written and nothing is allocated
     ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
     argument the format does not take; TypeError for another dtype.
     """
     fmt = as_format(fmt)
     check_rounding(rounding, generator)
     kernel_exists = fmt in TRITON_FORMATS and rounding == "nearest"
-    if _choose(backend, x.device, kernel_exists=kernel_exists) == "torch":
-        return quantize_exactly(
+    check_scale_layout(scale_layout, fmt)
+    if out is not None:
+        if not (fmt.packed and fmt.element == E2M1):
+            raise ValueError(f"out is for FP4 formats, not {fmt.name}; leave it out")
+        check_out(out, fmt, tuple(x.shape), hadamard, scale_layout, x.device)
+    if choose_backend(backend, x.device, kernel_exists=kernel_exists) == "torch":
+        made = quantize_exactly(
             x,
             fmt,
             global_scale=global_scale,
@@ -80,6 +98,8 @@ def quantize(
             rounding=rounding,
             generator=generator,
         )
+        made = made.blocked() if scale_layout == "blocked" else made
+        return made if out is None else _copied(made, out)
     if not kernel_exists:
         known = ", ".join(each.name for each in TRITON_FORMATS)
         raise ValueError(f"no Triton kernel quantizes {fmt.name} with rounding to {rounding}; use backend='torch', or "
@@ -88,10 +108,12 @@ def quantize(
     q = _triton_quantize(
         x.reshape(-1, x.shape[-1]),
         fmt,
-        global_scale=global_scale,
+        global_scale=_by_row(global_scale, fmt),
         hadamard=hadamard,
         scale=scale,
         zero_point=zero_point,
+        scale_layout=scale_layout,
+        out=None if out is None else _flatten(out),
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
 
@@ -110,7 +132,7 @@ def matmul(
     is not undone: if b carries one, so must a (`rotate` a plain one first).
     """
     kernel_exists = _fp4_gemm_takes(b) and (not isinstance(a, QTensor) or _fp4_gemm_takes(a))
-    if _choose(backend, b.device, kernel_exists=kernel_exists) == "torch":
+    if choose_backend(backend, b.device, kernel_exists=kernel_exists) == "torch":
         return round_to(reference.matmul(a, b, bias=bias), out_dtype)
     if not isinstance(b, QTensor):
         raise TypeError(
@@ -167,7 +189,8 @@ def as_format(fmt: Format | str) -> Format:
     raise TypeError(f"format is a {type(fmt).__name__}; pass a Format or its name")
 
 
-def _choose(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
+def choose_backend(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
+    """"triton" or "torch"; ValueError for another name."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     if backend != "auto":
@@ -180,6 +203,8 @@ def _fp4_gemm_takes(operand: Tensor | QTensor) -> bool:
     if not isinstance(operand, QTensor):
         return False
     fmt = operand.format
+    if operand.scale_layout != "linear":
+        return False
     return fmt.element == E2M1 and fmt.block_rows == 1 and fmt.global_granularity == "tensor"
 
 
@@ -191,6 +216,8 @@ def _triton_quantize(
     hadamard: int | None,
     scale: Tensor | None,
     zero_point: Tensor | None,
+    scale_layout: ScaleLayout,
+    out: QTensor | None,
 ) -> QTensor:
     if fmt.packed:
         if scale is not None or zero_point is not None:
@@ -199,7 +226,9 @@ def _triton_quantize(
             )
         from .triton.fp4_gemm import quantize_fp4
 
-        return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard)
+        return quantize_fp4(
+            x, fmt, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, out=out
+        )
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has one scale level and takes no global_scale; use nvfp4 or drop it")
     per_token = fmt.granularity == "row" and scale is None
@@ -218,6 +247,36 @@ def _triton_quantize(
     return int8_quantize(x, scale, zero_point=zero_point, symmetric=fmt.symmetric, per_token=per_token)
 
 
+def _by_row(global_scale: Tensor | None, fmt: Format) -> Tensor | None:
+    """A global scale for each row as [M, 1]."""
+    if global_scale is None or fmt.global_granularity != "row" or global_scale.ndim < 2:
+        return global_scale
+    return global_scale.reshape(-1, 1)
+
+
+def _copied(made: QTensor, out: QTensor) -> QTensor:
+    """made, in the tensors of out."""
+    out.data.copy_(made.data)
+    out.scale.copy_(made.scale)
+    if made.global_scale is not None and out.global_scale is not None:
+        out.global_scale.copy_(made.global_scale)
+    return out
+
+
+def _flatten(q: QTensor) -> QTensor:
+    """A result [..., K] as [M, K]: the same memory."""
+    m, k = math.prod(q.shape[:-1]), q.shape[-1]
+    top = q.global_scale
+    scale = q.scale if q.scale_layout == "blocked" else q.scale.reshape(-1, q.scale.shape[-1])
+    return dataclasses.replace(
+        q,
+        data=q.data.reshape(m, -1),
+        scale=scale,
+        shape=(m, k),
+        global_scale=top.reshape(m, 1) if top is not None and top.ndim > 1 else top,
+    )
+
+
 def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
     """A 2-D result as [..., K]; scales and zero points per tensor stay [1]."""
 
@@ -225,6 +284,8 @@ def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
         return t if t.ndim < 2 else t.reshape(*shape[:-1], t.shape[-1])
 
     zero_point = None if q.zero_point is None else unfold(q.zero_point)
+    top = None if q.global_scale is None else unfold(q.global_scale)
+    scale = unfold(q.scale) if q.format.block is None or q.scale.ndim < 2 else q.scale.reshape(q.format.scale_shape(shape))
     return dataclasses.replace(
-        q, data=unfold(q.data), scale=unfold(q.scale), shape=shape, zero_point=zero_point
+        q, data=unfold(q.data), scale=scale, shape=shape, zero_point=zero_point, global_scale=top
     )

@@ -52,9 +52,11 @@ class Subject:
 
     def quantizer(self) -> Callable[..., Callable[[], Any]]:
         """The Triton provider of the format."""
-        from qkernels.triton import fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+        from qkernels.triton import fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 
         fmt = self.fmt
+        if fmt in fp4_rows.TAKES:
+            return fp4_rows.quantize_nvfp4_token
         if fmt.scale == "e4m3":
             return nvfp4_quantize.quantize_nvfp4
         if fmt.scale == "e8m0":

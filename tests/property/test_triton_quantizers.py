@@ -25,7 +25,7 @@ from qkernels.hadamard import hadamard_matrix
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
-from qkernels.triton import fp4, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4, fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 from qkernels.triton.amax import largest, partial_amax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,8 +53,10 @@ def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
 
 def run(x: Tensor, fmt: Format, **options: Any) -> QTensor:
     """`fmt` of x [M, K] by the Triton kernel."""
+    if fmt.global_granularity == "row":
+        return fp4_rows.nvfp4_token(x, **options)
     if fmt.scale == "e4m3":
-        return nvfp4_quantize.nvfp4_quantize(x, one_level=fmt.levels == 1, **options)
+        return nvfp4_quantize.nvfp4_quantize(x, fmt=fmt, **options)
     if fmt.scale == "e8m0":
         return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, **options)
     if fmt.element.name == "e4m3":
