@@ -102,4 +102,4 @@ TOKEN = (get_format("nvfp4_token"), {"global_scale": 50.0})
 REFERENCES = [Use("reference", fmt) for fmt in FORMATS.values()]
 REFERENCES += [Use("reference", fmt, options) for fmt, options in (*STATIC, *ROTATED, TOKEN)]
 TRITON = [Use("triton", fmt) for fmt in TRITON_FORMATS]
-TRITON += [Use("triton", fmt, options) for fmt, options in (*STATIC, *ROTATED)]
+TRITON += [Use("triton", fmt, options) for fmt, options in (*STATIC, *ROTATED, TOKEN)]

@@ -10,7 +10,6 @@ first used, so that this package works where Triton does not exist.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
@@ -20,6 +19,8 @@ from .codec import round_to
 from .format import (
     E2M1,
     FP8,
+    FP8_BLOCK,
+    FP8_BLOCK_2D,
     FP8_TOKEN,
     INT8,
     INT8_ASYM,
@@ -42,14 +43,15 @@ from .format import (
 )
 from .quantize import Rounding, check_input, check_rounding
 from .quantize import quantize as quantize_exactly
-from .tensor import QTensor, ScaleLayout, check_out, check_scale_layout
+from .tensor import QTensor, ScaleLayout, check_scale_layout
+from .triton.outputs import Outputs
 
 BACKENDS = ("auto", "torch", "triton")
 
 TRITON_FORMATS = (
     NVFP4, NVFP4_1L, NVFP4_MIN_SCALE, NVFP4_4OVER6, NVFP4_4OVER6_MAE, NVFP4_2D, NVFP4_TOKEN,
     MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
-    FP8, FP8_TOKEN, INT8, INT8_TOKEN, INT8_ASYM,
+    FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM,
 )  # fmt: skip
 """The formats that a Triton quantizer of this package exists for."""
 
@@ -65,7 +67,10 @@ def quantize(
     rounding: Rounding = "nearest",
     generator: torch.Generator | None = None,
     scale_layout: ScaleLayout = "linear",
-    out: QTensor | None = None,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_point_out: Tensor | None = None,
+    global_scale_out: Tensor | None = None,
     backend: str = "auto",
 ) -> QTensor:
     """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
@@ -75,7 +80,9 @@ def quantize(
     scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
     rounding      "stochastic": codes drawn with `generator`, a seeded torch.Generator on x's device
     scale_layout  "blocked": scales in the 128x4 tiles of Blackwell's tensor cores (`QTensor.scale_layout`)
-    out           FP4 formats: what an equal call returned; its tensors are written and nothing is allocated
+    out, scale_out, zero_point_out, global_scale_out  formats with a kernel: contiguous tensors to write codes and what
+                  is computed of scales and zero points into, of the shapes and dtypes that the result has otherwise;
+                  the result holds them
     ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
     argument the format does not take; TypeError for another dtype.
     """
@@ -83,10 +90,10 @@ def quantize(
     check_rounding(rounding, generator)
     kernel_exists = fmt in TRITON_FORMATS and rounding == "nearest"
     check_scale_layout(scale_layout, fmt)
-    if out is not None:
-        if not (fmt.packed and fmt.element == E2M1):
-            raise ValueError(f"out is for FP4 formats, not {fmt.name}; leave it out")
-        check_out(out, fmt, tuple(x.shape), hadamard, scale_layout, x.device)
+    outputs = Outputs(out, scale_out, zero_point_out, global_scale_out)
+    outputs.check(
+        x, fmt, static=(scale if global_scale is None else global_scale) is not None, layout=scale_layout
+    )
     if choose_backend(backend, x.device, kernel_exists=kernel_exists) == "torch":
         made = quantize_exactly(
             x,
@@ -98,8 +105,7 @@ def quantize(
             rounding=rounding,
             generator=generator,
         )
-        made = made.blocked() if scale_layout == "blocked" else made
-        return made if out is None else _copied(made, out)
+        return outputs.filled(made.blocked() if scale_layout == "blocked" else made)
     if not kernel_exists:
         known = ", ".join(each.name for each in TRITON_FORMATS)
         raise ValueError(f"no Triton kernel quantizes {fmt.name} with rounding to {rounding}; use backend='torch', or "
@@ -113,7 +119,7 @@ def quantize(
         scale=scale,
         zero_point=zero_point,
         scale_layout=scale_layout,
-        out=None if out is None else _flatten(out),
+        outputs=outputs.as_rows(),
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
 
@@ -148,13 +154,21 @@ def matmul(
 
 
 def scaled_fp8_quant(
-    x: Tensor, scale: Tensor | None = None, *, per_token: bool = False, backend: str = "auto"
+    x: Tensor,
+    scale: Tensor | None = None,
+    *,
+    per_token: bool = False,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """float8_e4m3fn codes of x [..., K] and their float32 scale, value = code*scale.
 
     scale given: static, [1]; per_token: one per row, [..., 1]; otherwise one for the tensor, [1].
+    out, scale_out: tensors to write into, as `quantize` has them.
     """
-    q = quantize(x, FP8_TOKEN if per_token else FP8, scale=scale, backend=backend)
+    fmt = FP8_TOKEN if per_token else FP8
+    q = quantize(x, fmt, scale=scale, out=out, scale_out=scale_out, backend=backend)
     return q.data, q.scale
 
 
@@ -164,19 +178,32 @@ def scaled_int8_quant(
     *,
     zero_point: Tensor | None = None,
     symmetric: bool = True,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_point_out: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """int8 codes of x [..., K], their float32 scale and int32 zero point, value = (code - zero_point)*scale.
 
     Without a scale both are per row ([..., 1]); with one, static per tensor ([1]). The zero point is None when
-    symmetric; static asymmetric quantization needs it given.
+    symmetric; static asymmetric quantization needs it given. out, scale_out and zero_point_out: tensors to write into,
+    as `quantize` has them.
     """
     if symmetric and zero_point is not None:
         raise ValueError(
             "zero_point is given but symmetric is True; pass symmetric=False or leave zero_point out"
         )
     dynamic = INT8_TOKEN if scale is None else INT8
-    q = quantize(x, dynamic if symmetric else INT8_ASYM, scale=scale, zero_point=zero_point, backend=backend)
+    q = quantize(
+        x,
+        dynamic if symmetric else INT8_ASYM,
+        scale=scale,
+        zero_point=zero_point,
+        out=out,
+        scale_out=scale_out,
+        zero_point_out=zero_point_out,
+        backend=backend,
+    )
     return q.data, q.scale, q.zero_point
 
 
@@ -190,7 +217,7 @@ def as_format(fmt: Format | str) -> Format:
 
 
 def choose_backend(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
-    """"triton" or "torch"; ValueError for another name."""
+    """ "triton" or "torch"; ValueError for another name."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     if backend != "auto":
@@ -217,7 +244,7 @@ def _triton_quantize(
     scale: Tensor | None,
     zero_point: Tensor | None,
     scale_layout: ScaleLayout,
-    out: QTensor | None,
+    outputs: Outputs,
 ) -> QTensor:
     if fmt.packed:
         if scale is not None or zero_point is not None:
@@ -227,7 +254,7 @@ def _triton_quantize(
         from .triton.fp4_gemm import quantize_fp4
 
         return quantize_fp4(
-            x, fmt, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, out=out
+            x, fmt, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
         )
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has one scale level and takes no global_scale; use nvfp4 or drop it")
@@ -239,12 +266,29 @@ def _triton_quantize(
     if fmt.element.name == "e4m3":
         if zero_point is not None:
             raise ValueError(f"{fmt.name} is symmetric and takes no zero_point; use int8_asym")
+        if fmt.block is not None:
+            if scale is not None:
+                raise ValueError(
+                    f"{fmt.name} computes its block scales; scale and zero_point belong to FP8 and INT8"
+                )
+            from .triton.fp8_block import fp8_block_quantize
+
+            return fp8_block_quantize(x, rows=fmt.block_rows, out=outputs.data, scale_out=outputs.scale)
         from .triton.fp8_quantize import fp8_quantize
 
-        return fp8_quantize(x, scale, per_token=per_token)
+        return fp8_quantize(x, scale, per_token=per_token, out=outputs.data, scale_out=outputs.scale)
     from .triton.int8_quantize import int8_quantize
 
-    return int8_quantize(x, scale, zero_point=zero_point, symmetric=fmt.symmetric, per_token=per_token)
+    return int8_quantize(
+        x,
+        scale,
+        zero_point=zero_point,
+        symmetric=fmt.symmetric,
+        per_token=per_token,
+        out=outputs.data,
+        scale_out=outputs.scale,
+        zero_point_out=outputs.zero_point,
+    )
 
 
 def _by_row(global_scale: Tensor | None, fmt: Format) -> Tensor | None:
@@ -254,38 +298,19 @@ def _by_row(global_scale: Tensor | None, fmt: Format) -> Tensor | None:
     return global_scale.reshape(-1, 1)
 
 
-def _copied(made: QTensor, out: QTensor) -> QTensor:
-    """made, in the tensors of out."""
-    out.data.copy_(made.data)
-    out.scale.copy_(made.scale)
-    if made.global_scale is not None and out.global_scale is not None:
-        out.global_scale.copy_(made.global_scale)
-    return out
-
-
-def _flatten(q: QTensor) -> QTensor:
-    """A result [..., K] as [M, K]: the same memory."""
-    m, k = math.prod(q.shape[:-1]), q.shape[-1]
-    top = q.global_scale
-    scale = q.scale if q.scale_layout == "blocked" else q.scale.reshape(-1, q.scale.shape[-1])
-    return dataclasses.replace(
-        q,
-        data=q.data.reshape(m, -1),
-        scale=scale,
-        shape=(m, k),
-        global_scale=top.reshape(m, 1) if top is not None and top.ndim > 1 else top,
-    )
-
-
 def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
     """A 2-D result as [..., K]; scales and zero points per tensor stay [1]."""
 
+    scales = q.format.scale_shape(shape)
+
     def unfold(t: Tensor) -> Tensor:
-        return t if t.ndim < 2 else t.reshape(*shape[:-1], t.shape[-1])
+        return t if t.ndim < 2 else t.reshape(scales)
 
     zero_point = None if q.zero_point is None else unfold(q.zero_point)
-    top = None if q.global_scale is None else unfold(q.global_scale)
-    scale = unfold(q.scale) if q.format.block is None or q.scale.ndim < 2 else q.scale.reshape(q.format.scale_shape(shape))
+    data = q.data.reshape(*shape[:-1], q.data.shape[-1])
+    top = q.global_scale
+    if top is not None and top.ndim > 1:
+        top = top.reshape(*shape[:-1], 1)
     return dataclasses.replace(
-        q, data=unfold(q.data), scale=scale, shape=shape, zero_point=zero_point, global_scale=top
+        q, data=data, scale=unfold(q.scale), shape=shape, zero_point=zero_point, global_scale=top
     )

@@ -77,7 +77,7 @@ def silu_mul_quantize(
 
 
 def _fusable(fmt: Format, global_scale: Tensor | None, *, by_row: bool) -> Format:
-    """The format, if it is one of FP4 whose scales follow from a block's largest magnitude and a static global scale."""
+    """The format, if it is of FP4, its scales follow from blocks' largest magnitudes, and its global scale is known."""
     rows = fmt.global_granularity == "row"
     if fmt.element != E2M1 or fmt.block_rows > 1 or fmt == MXFP4_QUEST or (rows and not by_row):
         raise ValueError(f"nothing is fused with {fmt.name}; take NVFP4 or MXFP4, or quantize the result")

@@ -1,4 +1,4 @@
-"""What stands before a quantizer in a model, in float64: RMSNorm and SiLU(gate) * up, and how near fp32 comes to them."""
+"""What stands before a quantizer in a model, in float64: RMSNorm and SiLU(gate) * up, and how near fp32 comes."""
 
 from __future__ import annotations
 
@@ -61,4 +61,6 @@ def check_norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -
         if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
             raise ValueError(f"{name} has stride {tensor.stride(-1)} in its last axis; use .contiguous()")
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
-        raise ValueError(f"residual is {residual.dtype} {list(residual.shape)}; it must be x's: {x.dtype} {list(x.shape)}")
+        raise ValueError(
+            f"residual is {residual.dtype} {list(residual.shape)}; it must be x's: {x.dtype} {list(x.shape)}"
+        )

@@ -133,7 +133,9 @@ def prepared_matmul(
     dtype = out_dtype or torch.bfloat16
     if isinstance(x, QTensor):
         if x.scale_layout != "linear":
-            raise ValueError(f"the scales of x are {x.scale_layout}; these kernels read linear ones, use x.linear()")
+            raise ValueError(
+                f"the scales of x are {x.scale_layout}; these kernels read linear ones, use x.linear()"
+            )
         alike = (x.format.block, x.format.scale) == (w.format.block, w.format.scale)
         if not (alike and decodes_as(x.format, *DECODES)):
             raise ValueError(f"x is {x.format.name} and w is {w.format.name}: quantize both to one of them")

@@ -56,8 +56,8 @@ class QTensor:
     global_scale float32 encode scale gs, value = code*s/gs: 0-dim, or [..., 1], one a row; None for one level
     hadamard     size of the rotation applied before quantizing; values stay rotated when decoded
     zero_point   int32, shape of `scale`: value = (code - zero_point)*scale; None when symmetric
-    scale_layout "blocked": scale is flat, in the 128x4 tiles of `qkernels.to_blocked` over the rows of all leading axes,
-                 as Blackwell's tensor cores read it; one-byte scales of blocks of one row. `linear()` undoes it
+    scale_layout "blocked": scale is flat, in the 128x4 tiles of `qkernels.to_blocked`, over the rows of all leading
+                 axes, as Blackwell's tensor cores read it; one-byte scales of blocks of one row. `linear()` undoes it
     """
 
     data: Tensor
@@ -228,19 +228,3 @@ class QTensor:
         zero = None if self.zero_point is None else self.zero_point.to(device)
         data, scale = self.data.to(device), self.scale.to(device)
         return dataclasses.replace(self, data=data, scale=scale, global_scale=gs, zero_point=zero)
-
-
-def check_out(
-    out: QTensor, fmt: Format, shape: tuple[int, ...], hadamard: int | None, layout: str, device: torch.device
-) -> None:
-    """ValueError unless `out` is what a call with these arguments would make, in contiguous tensors."""
-    for what, found, wanted in (
-        ("format", out.format.name, fmt.name),
-        ("shape", out.shape, shape),
-        ("Hadamard size", out.hadamard, hadamard),
-        ("scale layout", out.scale_layout, layout),
-        ("device", out.device, device),
-        ("contiguous tensors", out.data.is_contiguous() and out.scale.is_contiguous(), True),
-    ):
-        if found != wanted:
-            raise ValueError(f"out: {what} {found}, this call makes {wanted}; pass what an equal call returned")

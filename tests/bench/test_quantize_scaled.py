@@ -6,7 +6,10 @@ from qkernels.providers.torch_quantize import torch_compile, torch_eager
 from qkernels.triton.fp8_quantize import quantize_fp8 as triton_fp8
 from qkernels.triton.int8_quantize import quantize_int8 as triton_int8
 
-KINDS = {"fp8": ("static", "tensor", "token"), "int8": ("static", "token", "asymmetric")}
+KINDS = {
+    "fp8": ("static", "tensor", "token", "block", "block2d"),
+    "int8": ("static", "token", "asymmetric", "static_asymmetric"),
+}
 
 
 def cases(sweep):
@@ -16,10 +19,9 @@ def cases(sweep):
             continue
         for scale in ("static",) if sweep.static_scale else KINDS[name]:
             shapes = sweep.activations(scale=scale)
-            eager = [] if sweep.gpu or scale == "asymmetric" else [torch_eager]
+            eager = [] if sweep.gpu else [torch_eager]
             made += sweep.cases(op, [kernel, vllm_quantize, *eager], shapes)
-            if scale != "asymmetric":
-                made += sweep.cases(op, [torch_compile], sweep.compiled(shapes))
+            made += sweep.cases(op, [torch_compile], sweep.compiled(shapes))
     return made
 
 

@@ -25,7 +25,15 @@ from qkernels.hadamard import hadamard_matrix
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
-from qkernels.triton import fp4, fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import (
+    fp4,
+    fp4_rows,
+    fp8_block,
+    fp8_quantize,
+    int8_quantize,
+    mxfp4_quantize,
+    nvfp4_quantize,
+)
 from qkernels.triton.amax import largest, partial_amax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,6 +67,8 @@ def run(x: Tensor, fmt: Format, **options: Any) -> QTensor:
         return nvfp4_quantize.nvfp4_quantize(x, fmt=fmt, **options)
     if fmt.scale == "e8m0":
         return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, **options)
+    if fmt.block:
+        return fp8_block.fp8_block_quantize(x, rows=fmt.block_rows, **options)
     if fmt.element.name == "e4m3":
         return fp8_quantize.fp8_quantize(x, per_token=fmt.granularity == "row", **options)
     return int8_quantize.int8_quantize(x, symmetric=fmt.symmetric, **options)

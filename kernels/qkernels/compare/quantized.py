@@ -49,7 +49,9 @@ def compare_quantized(
     if problem := _structure(output, x, fmt, hadamard):
         return problem
     if output.scale_layout != scale_layout:
-        return Mismatch(f"scale layout is {output.scale_layout}, expected {scale_layout}", x.numel(), x.numel())
+        return Mismatch(
+            f"scale layout is {output.scale_layout}, expected {scale_layout}", x.numel(), x.numel()
+        )
     if scale_layout == "blocked":
         if problem := _padding(output):
             return problem

@@ -41,7 +41,9 @@ def rms_norm_fp4(fmt: Format) -> Op:
         m, k, dtype = workload.size("m"), workload.size("k"), dtype_of(workload.get("dtype", "half"))
         x = activations(m, k, dtype, workload.seed, device)
         weight = 1 + normal(1, k, dtype, "norm", workload.seed, device)[0] / 8
-        beside = normal(m, k, dtype, "residual", workload.seed, device) if workload.get("residual", 0) else None
+        beside = (
+            normal(m, k, dtype, "residual", workload.seed, device) if workload.get("residual", 0) else None
+        )
         return x, Norm(weight, residual=beside), _options(fmt, workload, device)
 
     def cost(workload: Workload) -> Cost:
@@ -131,5 +133,10 @@ def silu_tolerance(
 
 def _compared(q: QTensor, y: Tensor, error: Tensor, options: QuantizeOptions) -> Mismatch | None:
     return compare_quantized(
-        q, y, options.format, global_scale=options.global_scale, error=error, scale_layout=options.scale_layout
+        q,
+        y,
+        options.format,
+        global_scale=options.global_scale,
+        error=error,
+        scale_layout=options.scale_layout,
     )

@@ -5,7 +5,7 @@ Every option that changes the result travels with the operands, so that a provid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from qbench import Cost, Mismatch, Op, Workload
 from qkernels.compare import compare_quantized
-from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
+from qkernels.format import FP8, FP8_BLOCK, FP8_BLOCK_2D, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
 from qkernels.ops.operands import activations, dtype_of
 from qkernels.quantize import Rounding, quantize
 from qkernels.swizzle import blocked_bytes
 from qkernels.tensor import QTensor, ScaleLayout
 
-SCALES = ("static", "dynamic", "tensor", "token", "asymmetric")
+FP8_KINDS = {"static": FP8, "tensor": FP8, "token": FP8_TOKEN, "block": FP8_BLOCK, "block2d": FP8_BLOCK_2D}
+INT8_KINDS = {"static": INT8, "token": INT8_TOKEN, "asymmetric": INT8_ASYM, "static_asymmetric": INT8_ASYM}
+"""What the axis `scale` says of a quantizer, and its format."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,33 @@ def quantize_fp4(fmt: Format) -> Op:
 
 
 def quantize_fp8() -> Op:
-    """FP8 e4m3 of x [m, k]; axes m, k, dtype, scale: static, tensor (dynamic per tensor) or token."""
+    """FP8 e4m3 of x [m, k]; axes m, k, dtype, scale: static, tensor (dynamic per tensor), token, block or block2d."""
 
     def options(workload: Workload, x: Tensor) -> QuantizeOptions:
-        kind = _scale_of(workload, ("static", "tensor", "token"))
+        kind = _scale_of(workload, FP8_KINDS)
         scale = torch.full((1,), 0.07, device=x.device) if kind == "static" else None
-        return QuantizeOptions(FP8_TOKEN if kind == "token" else FP8, scale=scale)
+        return QuantizeOptions(FP8_KINDS[kind], scale=scale)
 
-    return _quantize_op("fp8_quantize", FP8, options)
+    return _quantize_op("fp8_quantize", FP8_KINDS, options)
 
 
 def quantize_int8() -> Op:
-    """INT8 of x [m, k]; axes m, k, dtype, scale: static, token (dynamic) or asymmetric (dynamic per token)."""
+    """INT8 of x [m, k]; axes m, k, dtype, scale: static, static_asymmetric, token or asymmetric (dynamic)."""
 
     def options(workload: Workload, x: Tensor) -> QuantizeOptions:
-        kind = _scale_of(workload, ("static", "token", "asymmetric"))
-        scale = torch.full((1,), 0.2, device=x.device) if kind == "static" else None
-        return QuantizeOptions({"static": INT8, "token": INT8_TOKEN}.get(kind, INT8_ASYM), scale=scale)
+        kind = _scale_of(workload, INT8_KINDS)
+        static = kind.startswith("static")
+        scale = torch.full((1,), 0.2, device=x.device) if static else None
+        asymmetric = kind == "static_asymmetric"
+        zero = torch.full((1,), -5, dtype=torch.int32, device=x.device) if asymmetric else None
+        return QuantizeOptions(INT8_KINDS[kind], scale=scale, zero_point=zero)
 
-    return _quantize_op("int8_quantize", INT8, options)
+    return _quantize_op("int8_quantize", INT8_KINDS, options)
 
 
-def _quantize_op(name: str, fmt: Format, options: Callable[[Workload, Tensor], QuantizeOptions]) -> Op:
+def _quantize_op(
+    name: str, fmt: Format | Mapping[str, Format], options: Callable[[Workload, Tensor], QuantizeOptions]
+) -> Op:
     def inputs(workload: Workload, device: torch.device) -> tuple[Tensor, QuantizeOptions]:
         dtype = dtype_of(workload.get("dtype", "half"))
         x = activations(workload.size("m"), workload.size("k"), dtype, workload.seed, device)
@@ -92,10 +99,11 @@ def _quantize_op(name: str, fmt: Format, options: Callable[[Workload, Tensor], Q
     def cost(workload: Workload) -> Cost:
         m, k = workload.size("m"), workload.size("k")
         width = dtype_of(workload.get("dtype", "half")).itemsize
+        made = fmt if isinstance(fmt, Format) else fmt[_scale_of(workload, fmt)]
         padding = 0
         if workload.get("layout", "linear") == "blocked":
-            padding = blocked_bytes(m, fmt.scale_shape((m, k))[-1]) - fmt.scale_count((m, k))
-        return Cost(width * m * k + fmt.nbytes((m, k)) + padding, elements=m * k)
+            padding = blocked_bytes(m, made.scale_shape((m, k))[-1]) - made.scale_count((m, k))
+        return Cost(width * m * k + made.nbytes((m, k)) + padding, elements=m * k)
 
     return Op(name, inputs, reference, tolerance, cost)
 
@@ -133,7 +141,7 @@ def tolerance(
     )
 
 
-def _scale_of(workload: Workload, known: tuple[str, ...]) -> str:
+def _scale_of(workload: Workload, known: Iterable[str]) -> str:
     kind = str(workload.get("scale", "token"))
     if kind not in known:
         raise ValueError(f"unknown scale {kind!r}; known: {', '.join(known)}")

@@ -43,7 +43,9 @@ def require(
     if ignored := [name for name in given if name not in takes[fmt]]:
         raise Unsupported(f"{who} takes no {' and no '.join(ignored)} for {fmt.name}", instead)
     if options.scale_layout != "linear" and "scale_layout" not in takes[fmt]:
-        raise Unsupported(f"{who} writes {fmt.name} scales in linear layout, not {options.scale_layout}", instead)
+        raise Unsupported(
+            f"{who} writes {fmt.name} scales in linear layout, not {options.scale_layout}", instead
+        )
     if fmt.element.integer and fmt.granularity == "tensor" and options.scale is None:
         raise Unsupported(f"{fmt.name} is static, and no scale is given", "a scale, or int8_token")
 

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from qbench import provider
-from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_TOKEN, MXFP4, Format
+from qkernels.format import (
+    FP8,
+    FP8_BLOCK,
+    FP8_BLOCK_2D,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    INT8_TOKEN,
+    MXFP4,
+    Format,
+)
 from qkernels.ops.quantize import QuantizeOptions, reference
 from qkernels.ops.require import require
 from qkernels.quantize import check_input
@@ -18,14 +28,19 @@ from qkernels.tensor import QTensor
 TAKES: dict[Format, tuple[str, ...]] = {
     FP8: ("scale",),
     FP8_TOKEN: (),
+    FP8_BLOCK: (),
+    FP8_BLOCK_2D: (),
     INT8: ("scale",),
     INT8_TOKEN: (),
+    INT8_ASYM: ("scale", "zero_point"),
     MXFP4: (),
 }
 """The formats that have a formula below, and the options of each."""
 
 _HALFWAY = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # between neighbouring E2M1 values
 _FLOAT_MAX = 3.4028234663852886e38
+Formula = Callable[..., tuple[Tensor, ...]]
+"""x, and a static scale and zero point where they are given -> codes, scale and, if asymmetric, zero point."""
 
 
 @provider("torch-exact")
@@ -47,25 +62,24 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 
 
 @cache  # one compiled function per formula: operands in rotation must not compile it again
-def _compiled(formula: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    made: Callable[..., tuple[Tensor, Tensor]] = torch.compile(formula, dynamic=False)
+def _compiled(formula: Formula) -> Formula:
+    made: Formula = torch.compile(formula, dynamic=False)
     return made
 
 
-def _runner(
-    x: Tensor, options: QuantizeOptions, formula: Callable[..., tuple[Tensor, Tensor]]
-) -> Callable[[], QTensor]:
-    fmt, scale = options.format, options.scale
+def _runner(x: Tensor, options: QuantizeOptions, formula: Formula) -> Callable[[], QTensor]:
+    fmt = options.format
+    static = [t for t in (options.scale, options.zero_point) if t is not None]
     check_input(x, fmt, options.hadamard)
 
     def run() -> QTensor:
-        data, scales = formula(x) if scale is None else formula(x, scale)
-        return QTensor(data, scales, fmt, tuple(x.shape))
+        data, scales, *zero = formula(x, *static)
+        return QTensor(data, scales, fmt, tuple(x.shape), zero_point=zero[0] if zero else None)
 
     return run
 
 
-def _formula(options: QuantizeOptions) -> Callable[..., tuple[Tensor, Tensor]]:
+def _formula(options: QuantizeOptions) -> Formula:
     require(options, "the plain torch formula", TAKES)
     return _FORMULAS[options.format, options.scale is not None]
 
@@ -88,6 +102,27 @@ def fp8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
 
 
+def fp8_block(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s = amax/448 a block of 1 x 128, q = e4m3(x/s)."""
+    blocks = x.float().unflatten(-1, (x.shape[-1] // 128, 128))
+    scale = blocks.abs().amax(-1) / 448.0
+    return _divided(blocks, scale.unsqueeze(-1)).view(x.shape), scale
+
+
+def fp8_block_2d(x: Tensor) -> tuple[Tensor, Tensor]:
+    """s = amax/448 a block of 128 x 128, q = e4m3(x/s); rows are filled up with zeros."""
+    rows, k = x.shape
+    padded = torch.nn.functional.pad(x.float(), (0, 0, 0, -rows % 128))
+    blocks = padded.view(-1, 128, k // 128, 128)
+    scale = blocks.abs().amax((1, 3)) / 448.0
+    return _divided(blocks, scale[:, None, :, None]).view(-1, k)[:rows], scale
+
+
+def _divided(blocks: Tensor, scale: Tensor) -> Tensor:
+    quotient = blocks / torch.where(scale > 0, scale, 1.0)
+    return quotient.clamp(-448, 448).to(torch.float8_e4m3fn)
+
+
 def int8_static(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """q = sat(rne(x/s))."""
     return (x.float() / scale).round().clamp(-128, 127).to(torch.int8), scale
@@ -98,6 +133,23 @@ def int8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     amax = x.abs().amax(-1, keepdim=True).float()
     inverse = torch.clamp(127.0 / amax, max=_FLOAT_MAX)
     return (x.float() * inverse).round().clamp(-128, 127).to(torch.int8), amax / 127.0
+
+
+def int8_static_asymmetric(x: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q = sat(rne(x/s) + zp)."""
+    return ((x.float() / scale).round() + zero).clamp(-128, 127).to(torch.int8), scale, zero
+
+
+def int8_asymmetric(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """s = (max - min)/255 a row, zp = rne(-128 - min/s), q = sat(rne(x/s) + zp); a constant row has s = |x|."""
+    y = x.float()
+    low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
+    amax = torch.maximum(low.abs(), high.abs())
+    scale = torch.maximum((high - low) / 255.0, amax * 2.0**-20)
+    scale = torch.where(high == low, amax, scale)
+    scale = torch.where(amax == 0, 1.0, scale)
+    zero = (-128.0 - low / scale).round()
+    return ((y / scale).round() + zero).clamp(-128, 127).to(torch.int8), scale, zero.to(torch.int32)
 
 
 def mxfp4_floor(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,12 +173,16 @@ def _pack(y: Tensor) -> Tensor:
     return packed
 
 
-_FORMULAS: dict[tuple[Format, bool], Callable[..., tuple[Tensor, Tensor]]] = {
+_FORMULAS: dict[tuple[Format, bool], Formula] = {
     (FP8, True): fp8_static,
     (FP8, False): fp8_tensor,
     (FP8_TOKEN, False): fp8_token,
+    (FP8_BLOCK, False): fp8_block,
+    (FP8_BLOCK_2D, False): fp8_block_2d,
     (INT8, True): int8_static,
     (INT8_TOKEN, False): int8_token,
+    (INT8_ASYM, True): int8_static_asymmetric,
+    (INT8_ASYM, False): int8_asymmetric,
     (MXFP4, False): mxfp4_floor,
 }
 """By the format, and whether a static scale is given."""

@@ -8,6 +8,9 @@ A NaN has larger bits than every number and therefore propagates. With FINITE_ON
 that is how the dynamic global scale of NVFP4 keeps one bad block from taking the tensor with it.
 With HADAMARD the matrix is rotated first, in fp32 as the quantizing kernel does, from the same tile. Sixteen-bit x
 is read by words where its rows are, and compared two magnitudes at a time: 3.9 instructions an element in the loop.
+
+From sm_90 the kernel may begin while the one before it ends, and so may the one that needs the maximum (early.py,
+where the rules stand): launched early too, it can read its first part of x before it waits for the maxima.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 import qbench
+from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import WARP_PRODUCTS, products, widths
 from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.fp4_words import largest_words, load_parts, magnitudes_and_signs, values, words_fit
@@ -43,8 +47,10 @@ def expected(dtype: str, hadamard: int, k: int) -> dict[str, qbench.Expectation]
 def amax_kernel(
     x_ptr, partial_ptr, m, k, stride, across, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """x [m, k] -> partial int32 [programs]; tile t covers rows t // across, columns t % across."""
+    after_previous(EARLY)
     program = tl.program_id(0)
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
@@ -73,8 +79,10 @@ def amax_kernel(
 def amax_words_kernel(
     x_ptr, partial_ptr, m, k, stride, across, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """The same of sixteen-bit x by words, two magnitudes to one; rotated as the quantizer does (butterflies.py)."""
+    after_previous(EARLY)
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     program = tl.program_id(0)
     WIDTH: tl.constexpr = 16 if HADAMARD else 8  # elements of one row of a tile below
@@ -112,8 +120,13 @@ def largest(partial_ptr, COUNT: tl.constexpr):
     return tl.max(tl.load(partial_ptr + tl.arange(0, COUNT)), axis=0).to(tl.float32, bitcast=True)
 
 
-def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> Tensor:
-    """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous."""
+def partial_amax(
+    x: Tensor, *, hadamard: int | None = None, finite_only: bool = False, early: bool = True
+) -> Tensor:
+    """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous.
+
+    early: the launch may begin while the kernel before it ends, where the GPU can.
+    """
     m, k = x.shape
     # a rotated tile of 8192 spills on sm_80; at Hadamard 128 choose_tile still takes 8192
     tile = choose_tile(m, k, hadamard=hadamard, elements=8192 if hadamard is None else 4096)
@@ -122,9 +135,11 @@ def partial_amax(x: Tensor, *, hadamard: int | None = None, finite_only: bool = 
     # words hold two elements, and a part eight, wholly within a row
     by_words = words_fit(x) and k % (hadamard or 8) == 0
     kernel = amax_words_kernel if by_words else amax_kernel
+    early = early and early_launches(x.device)
     with torch.cuda.device_of(x):
         kernel[(programs,)](
             x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
-            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, num_warps=8, enable_fp_fusion=False,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, EARLY=early,
+            num_warps=8, enable_fp_fusion=False, launch_pdl=early,
         )  # fmt: skip
     return partial

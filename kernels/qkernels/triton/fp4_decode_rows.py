@@ -46,7 +46,9 @@ def fp4_decode_rows(x: QTensor) -> Tensor:
     if not decodes_as(x.format, *DECODES):
         raise ValueError(f"x is {x.format.name}; this kernel decodes {names(DECODES)}")
     if x.scale_layout != "linear":
-        raise ValueError(f"the scales of x are {x.scale_layout}; this kernel reads linear ones, use x.linear()")
+        raise ValueError(
+            f"the scales of x are {x.scale_layout}; this kernel reads linear ones, use x.linear()"
+        )
     m, k = x.shape
     out = torch.empty(m, k, dtype=torch.bfloat16, device=x.device)
     if m > 0:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from qkernels.format import Format
     from qkernels.tensor import ScaleLayout
+    from qkernels.triton.outputs import Outputs
 
 QUANTIZES = nvfp4_quantize.TAKES | fp4_rows.TAKES | mxfp4_quantize.TAKES
 MULTIPLIES = {fmt: options for fmt, options in QUANTIZES.items() if decodes_as(fmt, *DECODES)}
@@ -216,23 +217,28 @@ def quantize_fp4(
     global_scale: Tensor | None = None,
     hadamard: int | None = None,
     scale_layout: ScaleLayout = "linear",
-    out: QTensor | None = None,
+    outputs: Outputs | None = None,
 ) -> QTensor:
     """x [M, K] in an FP4 format by the Triton quantizers; ValueError for a format that has none."""
     if fmt in nvfp4_quantize.TAKES:
         return nvfp4_quantize.nvfp4_quantize(
-            x, fmt=fmt, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, out=out
+            x,
+            fmt=fmt,
+            global_scale=global_scale,
+            hadamard=hadamard,
+            scale_layout=scale_layout,
+            outputs=outputs,
         )
     if fmt in fp4_rows.TAKES:
         return fp4_rows.nvfp4_token(
-            x, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, out=out
+            x, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
         )
     if fmt not in mxfp4_quantize.TAKES:
         raise ValueError(f"no Triton kernel quantizes to {fmt.name}; known: {names(QUANTIZES)}")
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has no global scale; leave global_scale out")
     return mxfp4_quantize.mxfp4_quantize(
-        x, rule=fmt.rule, hadamard=hadamard, scale_layout=scale_layout, out=out
+        x, rule=fmt.rule, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
     )
 
 
@@ -247,7 +253,9 @@ def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
 @qbench.provider("triton", needs_cuda=True)
 def hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """Rotate and quantize x as w was, then multiply; the quantized x is returned to be checked too."""
-    require(QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", MULTIPLIES, instead="torch-eager")
+    require(
+        QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", MULTIPLIES, instead="torch-eager"
+    )
 
     def run() -> tuple[Tensor, QTensor]:
         xq = quantize_fp4(x, w.format, hadamard=w.hadamard)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from qkernels.format import Format
 from qkernels.swizzle import blocked_bytes
-from qkernels.tensor import QTensor, ScaleLayout, check_out, check_scale_layout
+from qkernels.tensor import ScaleLayout, check_scale_layout
+from qkernels.triton.early import early_launches
 from qkernels.triton.launch import choose_tile
+from qkernels.triton.outputs import Outputs, output
 
 FEW = 1 << 18
-"""Elements up to which a thread takes as little as possible: with 32 x 8192 the GPU is not full, and time is latency."""
+"""Elements up to which a thread takes as little as possible: 32 x 8192 do not fill the GPU, and time is latency."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +82,19 @@ def cut(
     return Cut(rows, blocks, warps, order, beside, down, triton.cdiv(across, blocks))
 
 
-def begins(early: bool) -> dict[str, object]:
-    """Arguments of a launch that may begin while the kernel before it on the stream ends (programmatic dependent launch,
-    Hopper and later)."""
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
+def begins(early: bool, device: torch.device) -> dict[str, object]:
+    """Arguments of a launch that may begin while the kernel before it ends, where the GPU can (early.py)."""
+    early = early and early_launches(device)
+    return {"EARLY": early, "launch_pdl": early}
 
 
-def outputs(
-    m: int,
-    k: int,
-    fmt: Format,
-    device: torch.device,
-    *,
-    hadamard: int | None,
-    layout: ScaleLayout,
-    out: QTensor | None,
+def written(
+    m: int, k: int, fmt: Format, x: Tensor, layout: ScaleLayout, outputs: Outputs | None
 ) -> tuple[Tensor, Tensor]:
-    """uint8 data [M, K/2] and scales of that layout: new ones, or those of `out`, which must be what would be made.
-
-    ValueError for an out of another format, shape, rotation, layout or device, or one that is not contiguous.
-    """
+    """uint8 data [M, K/2] and scales of that layout: the caller's, checked, or new ones."""
     check_scale_layout(layout, fmt)
-    if out is None:
-        shape = fmt.scale_shape((m, k))
-        flat = (blocked_bytes(m, shape[-1]),) if layout == "blocked" else shape
-        data = torch.empty(m, k // 2, dtype=torch.uint8, device=device)
-        return data, torch.empty(flat, dtype=torch.uint8, device=device)
-    check_out(out, fmt, (m, k), hadamard, layout, device)
-    return out.data, out.scale
+    given = outputs or Outputs()
+    shape = fmt.scale_shape((m, k))
+    scales = (blocked_bytes(m, shape[-1]),) if layout == "blocked" else shape
+    data = output(given.data, "out", (m, k // 2), torch.uint8, x)
+    return data, output(given.scale, "scale_out", scales, torch.uint8, x)

@@ -1,4 +1,4 @@
-"""A block of FP4 in one thread, from x of any dtype: where the tile's blocks lie, their values, and their scales' places.
+"""A block of FP4 in one thread, from x of any dtype: where a tile's blocks lie, their values, and where scales go.
 
 A tile is ROWS x ACROSS blocks, as a list [ROWS * ACROSS] whose order decides what a warp reads and writes at once:
     rows      linear scales: along the row. 32 lanes read 1 or 2 KB of it and write 32 neighbouring scales.
@@ -112,9 +112,9 @@ def block_values(loaded, PARTS: tl.constexpr, WORDS: tl.constexpr, HALF: tl.cons
 def rotated_magnitudes(
     loaded, PARTS: tl.constexpr, WORDS: tl.constexpr, HALF: tl.constexpr, HADAMARD: tl.constexpr
 ):
-    """(magnitudes, sign words, amax fp32): rotated, but only amax is divided by sqrt(HADAMARD), a rounding less for each.
+    """(magnitudes, sign words, amax fp32), rotated; of these only amax is divided by sqrt(HADAMARD).
 
-    The factor belongs to the block's scale then: see `root_of`.
+    For the others that factor belongs to the block's scale (`root_of`): a multiplication and a rounding less for each.
     """
     if HADAMARD:
         parts = rotate_parts(block_values(loaded, PARTS, WORDS, HALF), PARTS, HADAMARD)

@@ -1,6 +1,6 @@
-"""x [M, K] -> FP4, a row in a program's registers: where a row's scale or norm must be known before any of it is written.
+"""x [M, K] -> FP4, a row in a program's registers: a row's scale or norm is known before any of it is written.
 
-    nvfp4_token        gs = 448*6/amax of each row, over its finite elements; then as nvfp4_quantize. Rotated if asked.
+    nvfp4_token        gs = 448*6/amax of each row's finite elements; then as nvfp4_quantize. Rotated if asked.
     rms_norm_quantize  y = x * rsqrt(mean(x^2) + eps) * weight in fp32, quantized as it is: y is not rounded to x's dtype
                        in between, as it would be by a norm of its own. With a residual, x is first replaced by
                        x + residual, rounded to x's dtype and written, which is what the next layer adds to.
@@ -15,6 +15,9 @@ Predicted for 4096 x 8192 fp16 (H200): nvfp4_token 24 us (13.7 instructions an e
 nvfp4_quantize), rms_norm_quantize to NVFP4 25 us (16.6).
 """
 
+# mypy: disable-error-code="assignment"
+# Tuples grow by unrolled loops in the kernels, which have no types.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,7 +27,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 import qbench
 from qkernels.format import MXFP4_QUEST, NVFP4_TOKEN, Format
@@ -34,14 +36,16 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor, ScaleLayout
 from qkernels.triton import mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
 from qkernels.triton.fp4 import magnitude_bits
-from qkernels.triton.fp4_launch import begins, outputs
-from qkernels.triton.fp4_parts import block_values, load_block, rotated_magnitudes, root_of
+from qkernels.triton.fp4_launch import begins, written
+from qkernels.triton.fp4_parts import block_values, load_block, root_of, rotated_magnitudes
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
 from qkernels.triton.nvfp4_quantize import encode_scale_of, store_nvfp4
+from qkernels.triton.outputs import Outputs, output
 
 LONGEST = 32768
 """Elements of a row: two blocks of 16 for each of 1024 threads, of which a thread can hold 64 registers."""
@@ -54,7 +58,7 @@ NORMED = tuple(
 """Formats that a norm can be fused with: quest takes moments of what is quantized, the others its maximum."""
 
 
-FUSES = {fmt: ("global_scale", "scale_layout") for fmt in NORMED}
+FUSES = dict.fromkeys(NORMED, ("global_scale", "scale_layout"))
 
 
 def expected(fmt: Format) -> dict[str, qbench.Expectation]:
@@ -120,8 +124,12 @@ def fp4_row(
     if NORM:
         parts = block_values(loaded, PARTS, WORDS, HALF)
         if residual_ptr is not None:
-            beside = load_block(residual_ptr + wide * residual_stride + block * BLOCK, inside, PARTS, RESIDUAL_WORDS)
-            parts = added(parts, block_values(beside, PARTS, RESIDUAL_WORDS, HALF), x_ptr.dtype.element_ty, PARTS)
+            beside = load_block(
+                residual_ptr + wide * residual_stride + block * BLOCK, inside, PARTS, RESIDUAL_WORDS
+            )
+            parts = added(
+                parts, block_values(beside, PARTS, RESIDUAL_WORDS, HALF), x_ptr.dtype.element_ty, PARTS
+            )
             store_values(sum_ptr + wide * k + block * BLOCK, parts, inside, PARTS)
         sizes, signs, amax, rest = normed(parts, weights, k, eps, HALF, PARTS)
     else:
@@ -165,8 +173,7 @@ def fp4_rows_kernel(
     RULE: of MXFP4, "" for NVFP4, whose global scale is one (ONE_GLOBAL), made here for each row (TOKEN), given for each
     row, or none (global_ptr is None).
     """
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     PARTS: tl.constexpr = BLOCK // 8
     if NORM:
         block = tl.arange(0, LENGTH)
@@ -225,14 +232,17 @@ def _launch(
             RULE=fmt.rule, TOKEN=token, ONE_GLOBAL=one, TOP=fmt.scale_max * 6.0, LEAST=fmt.min_scale,
             SELECT=fmt.select, HADAMARD=hadamard or 0, WORDS=words_fit(x),
             RESIDUAL_WORDS=residual is not None and words_fit(residual),
-            WEIGHT_WORDS=weight is not None and words_fit(weight[None]), ORDER="squares" if blocked else "rows",
-            LOOPED=turns < rows, num_warps=warps or min(32, length // 32), enable_fp_fusion=False, **begins(early),
+            WEIGHT_WORDS=weight is not None and words_fit(weight[None]),
+            ORDER="squares" if blocked else "rows",
+            LOOPED=turns < rows, num_warps=warps or min(32, length // 32), enable_fp_fusion=False, **begins(early, x.device),
         )  # fmt: skip
 
 
 def _check_length(k: int) -> None:
     if k > LONGEST:
-        raise ValueError(f"K = {k}; a row of at most {LONGEST} elements fits the registers, use backend='torch'")
+        raise ValueError(
+            f"K = {k}; a row of at most {LONGEST} elements fits the registers, use backend='torch'"
+        )
 
 
 TAKES: dict[Format, tuple[str, ...]] = {NVFP4_TOKEN: ("hadamard", "global_scale", "scale_layout")}
@@ -245,21 +255,21 @@ def nvfp4_token(
     global_scale: Tensor | None = None,
     hadamard: int | None = None,
     scale_layout: ScaleLayout = "linear",
-    out: QTensor | None = None,
+    outputs: Outputs | None = None,
     warps: int | None = None,
     programs: int | None = None,
-    early: bool = False,
+    early: bool = True,
 ) -> QTensor:
     """x [M, K], K a multiple of 16 and of `hadamard`, at most LONGEST -> NVFP4 with a global scale for each row.
 
-    global_scale: float32 [M, 1], > 0 (not checked); None computes it. out, early: see nvfp4_quantize.
+    global_scale: float32 [M, 1], > 0 (not checked); None computes it. outputs, early: see nvfp4_quantize.
     """
     fmt = NVFP4_TOKEN
     check_hadamard(hadamard, fmt.hadamard)
     m, k = check_matrix(x, block=16, hadamard=hadamard)
     _check_length(k)
-    data, scale = outputs(m, k, fmt, x.device, hadamard=hadamard, layout=scale_layout, out=out)
-    gs = _row_scales(global_scale, x, out)
+    data, scale = written(m, k, fmt, x, scale_layout, outputs)
+    gs = _row_scales(global_scale, x, outputs)
     if m > 0:
         _launch(
             x, fmt, data, scale, gs, token=global_scale is None, hadamard=hadamard, blocked=scale_layout == "blocked",
@@ -268,10 +278,15 @@ def nvfp4_token(
     return QTensor(data, scale, fmt, (m, k), gs, hadamard, scale_layout=scale_layout)
 
 
-def _row_scales(given: Tensor | None, x: Tensor, out: QTensor | None) -> Tensor:
+def _row_scales(given: Tensor | None, x: Tensor, outputs: Outputs | None) -> Tensor:
     if given is None:
-        made = None if out is None else out.global_scale
-        return torch.empty(len(x), 1, device=x.device) if made is None else made
+        return output(
+            None if outputs is None else outputs.global_scale,
+            "global_scale_out",
+            (len(x), 1),
+            torch.float32,
+            x,
+        )
     if not isinstance(given, Tensor) or given.dtype != torch.float32 or tuple(given.shape) != (len(x), 1):
         found = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else repr(given)
         raise ValueError(f"global_scale of nvfp4_token must be float32 [{len(x)}, 1], one a row; got {found}")
@@ -298,7 +313,7 @@ def rms_norm_quantize(
     scale_layout: ScaleLayout = "linear",
     warps: int | None = None,
     programs: int | None = None,
-    early: bool = False,
+    early: bool = True,
 ) -> tuple[QTensor, Tensor | None]:
     """x [M, K] and weight [K] -> (norm of x, or of x + residual, in a format of NORMED; that sum, or None).
 
@@ -306,11 +321,13 @@ def rms_norm_quantize(
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if fmt not in NORMED:
-        raise ValueError(f"no norm is fused with {fmt.name}; known: {', '.join(each.name for each in NORMED)}")
+        raise ValueError(
+            f"no norm is fused with {fmt.name}; known: {', '.join(each.name for each in NORMED)}"
+        )
     m, k = check_matrix(x, block=fmt.block or 1)
     check_norm(x, weight, residual, eps)
     _check_length(k)
-    data, scale = outputs(m, k, fmt, x.device, hadamard=None, layout=scale_layout, out=None)
+    data, scale = written(m, k, fmt, x, scale_layout, None)
     gs, token = static_or_by_row(fmt, global_scale, x)
     total = None if residual is None else torch.empty(m, k, dtype=x.dtype, device=x.device)
     if m > 0:

@@ -9,6 +9,9 @@ Predicted for 4096 x 2*8192 fp16 (H200): 40 us (44 us the memory's 4.3 TB/s, les
 a result, two of which take the special function unit four issue slots each).
 """
 
+# mypy: disable-error-code="assignment"
+# Tuples grow by unrolled loops in the kernels, which have no types.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,7 +22,6 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 import qbench
 from qkernels.format import MXFP4_QUEST, Format
@@ -27,9 +29,10 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor, ScaleLayout
 from qkernels.triton import mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
 from qkernels.triton.fp4 import magnitude_bits
-from qkernels.triton.fp4_launch import begins, cut, outputs
+from qkernels.triton.fp4_launch import begins, cut, written
 from qkernels.triton.fp4_parts import block_values, load_block, place_of_blocks
 from qkernels.triton.fp4_rows import static_or_by_row
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
@@ -45,7 +48,7 @@ ACTIVATED = tuple(
 """Formats that SiLU * up can be fused with."""
 
 
-FUSES = {fmt: ("global_scale", "scale_layout") for fmt in ACTIVATED}
+FUSES = dict.fromkeys(ACTIVATED, ("global_scale", "scale_layout"))
 
 
 def expected(fmt: Format) -> dict[str, qbench.Expectation]:
@@ -92,13 +95,13 @@ def activated(gates, ups, PARTS: tl.constexpr):
 def fp4_silu_kernel(
     x_ptr, data_ptr, scale_ptr, global_ptr, m, k, stride,
     ROWS: tl.constexpr, ACROSS: tl.constexpr, ORDER: tl.constexpr, BESIDE: tl.constexpr, BLOCK: tl.constexpr,
-    RULE: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, WORDS: tl.constexpr, EARLY: tl.constexpr,
+    RULE: tl.constexpr, LEVELS: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, WORDS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile of results, K of a row. RULE: of MXFP4, "" for NVFP4."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     PARTS: tl.constexpr = BLOCK // 8
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     blocks = k // BLOCK
     row, block = place_of_blocks(tl.program_id(0), tl.program_id(1), ROWS, ACROSS, ORDER, BESIDE)
     inside = (row < m) & (block < blocks)
@@ -133,7 +136,7 @@ def silu_mul_quantize(
     global_scale: Tensor | float | None = None,
     scale_layout: ScaleLayout = "linear",
     shape: tuple[int, int, int] | None = None,
-    early: bool = False,
+    early: bool = True,
 ) -> QTensor:
     """x [M, 2K], K a multiple of the block -> silu(x[:, :K]) * x[:, K:] in a format of ACTIVATED.
 
@@ -146,7 +149,7 @@ def silu_mul_quantize(
     block = fmt.block or 1
     m, double = check_matrix(x, block=2 * block)
     k = double // 2
-    data, scale = outputs(m, k, fmt, x.device, hadamard=None, layout=scale_layout, out=None)
+    data, scale = written(m, k, fmt, x, scale_layout, None)
     gs, _ = static_or_by_row(fmt, global_scale, x)
     if m > 0:
         tile = cut(m, k, fmt, elements=128 * block, blocked=scale_layout == "blocked", shape=shape)
@@ -154,9 +157,11 @@ def silu_mul_quantize(
             fp4_silu_kernel[(tile.down, tile.across)](
                 x, data, scale, gs, m, k, x.stride(0), **tile.constants, BLOCK=block, RULE=fmt.rule,
                 LEVELS=fmt.levels, LEAST=fmt.min_scale, SELECT=fmt.select, WORDS=words_fit(x), enable_fp_fusion=False,
-                **begins(early),
+                **begins(early, x.device),
             )  # fmt: skip
-    return QTensor(data, scale, fmt, (m, k), None if gs is None else gs.reshape(()), scale_layout=scale_layout)
+    return QTensor(
+        data, scale, fmt, (m, k), None if gs is None else gs.reshape(()), scale_layout=scale_layout
+    )
 
 
 @qbench.provider("triton", needs_cuda=True)

@@ -205,7 +205,7 @@ def word_values(words, PARTS: tl.constexpr, HALF: tl.constexpr):
 
 @triton.jit
 def part_magnitudes(parts, PARTS: tl.constexpr):
-    """PARTS times fp32 [BLOCKS, 8] -> (their magnitudes, sign words [BLOCKS], the largest fp32 [BLOCKS]: NaN if any)."""
+    """PARTS times fp32 [BLOCKS, 8] -> (magnitudes, sign words [BLOCKS], the largest fp32 [BLOCKS], NaN if one is)."""
     sizes = ()
     signs = ()
     for i in tl.static_range(PARTS):

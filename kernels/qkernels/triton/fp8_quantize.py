@@ -3,23 +3,26 @@
     static       q = e4m3(clamp(x * (1/s)))                      s given
     per tensor   the same with s = amax(x)/448                   amax by amax.py, one more read of x
     per token    q = e4m3(clamp(x / s)), s = max(amax(row)/448, 1/(448*512))
-value = q*s. Clamping precedes the cast, which then never meets a value beyond 448. The reciprocal is capped at
-the largest fp32, so that a zero tensor (s = 0) gives zeros and not 0*inf.
+value = q*s. The reciprocal is capped at the largest fp32, so that a zero tensor (s = 0) gives zeros and not 0*inf.
+Blocks: fp8_block.py.
 
-Layout: q float8_e4m3fn [M, K]; s float32 [1] or [M, 1]. Per tensor a program takes a tile; per token a row,
-held in registers up to 16384 elements and read twice beyond.
+Layout: q float8_e4m3fn [M, K]; s float32 [1] or [M, 1]. Per tensor a program takes a tile, of rows with gaps between
+them, or (flat.py) of one long row where there are none. Per token a row: sixteen-bit x by words (token_words.py), held
+packed in registers up to 32768 elements; other x as fp32, up to 16384 elements, and read twice beyond.
+
+Launches overlap from sm_90 (early.py). The second kernel of a dynamic scale is brought in while the first, of the
+maxima, runs, reads its first tile meanwhile, and goes from the last tile back, which is in the L2 cache.
 
 Tolerance: none. Each formula is fp32 in the order written with correctly rounded division, so the bits equal
 the reference's. The per-token quotient is `correct_quotient`: s >= 4e-6 and amax/s <= 448 keep it in range
 wherever the quotient is not far below the smallest E4M3 number.
-The cast is the hardware's from sm_90; before, it is arithmetic, for sm_80 has none and Triton before 3.9
-rounds twice on sm_89.
 
 Non-finite input: a tensor (per token: a row) with a computed scale and inf or NaN has the scale NaN and codes
 0. Under a static scale NaN stays NaN and inf saturates.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
-25.7 / 97 / 2.0 us (4.1 TB/s), dynamic per tensor 42.8 / 153 / 3.9, per token 27.9 / 154 / 2.4. Tried for small x and
+Measured before flat.py, early.py and token_words.py (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16
+4096 x 8192 / 8192 x 16384 / 16 x 8192): static 25.7 / 97 / 2.0 us (4.1 TB/s), dynamic per tensor 42.8 / 153 / 3.9, per
+token 27.9 / 154 / 2.4: of its 73 registers, 512 threads to a row, an SM held one program. Tried for small x and
 slower: one cooperative launch in which programs wait for each other, 4.5 us at 16 x 8192. Asking the L2 cache to keep
 what the maxima read changed nothing.
 
@@ -36,13 +39,16 @@ import triton.language as tl
 from torch import Tensor
 
 import qbench
-from qkernels.format import FLOAT32_MAX, FP8, FP8_TOKEN, MIN_TOKEN_SCALE
+from qkernels.format import FP8, FP8_BLOCK, FP8_BLOCK_2D, FP8_TOKEN, MIN_TOKEN_SCALE
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor
-from qkernels.triton.amax import largest, partial_amax
+from qkernels.triton.amax import partial_amax
+from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import BEFORE_HOPPER, widths
-from qkernels.triton.fp4 import correct_quotient, encode_e4m3, magnitude_bits
+from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
+from qkernels.triton.fp4 import correct_quotient, magnitude_bits
+from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.launch import (
     as_scale,
     check_matrix,
@@ -51,9 +57,16 @@ from qkernels.triton.launch import (
     second_pass,
     tile_of_program,
 )
+from qkernels.triton.outputs import output
+from qkernels.triton.scaled_codes import has_e4m3_cast, tensor_codes, tensor_scale, to_e4m3
+from qkernels.triton.token_words import Row, choose_words, fp8_token_words_kernel, row_fits
 
-TAKES = {FP8: ("scale",), FP8_TOKEN: ()}
+TAKES = {FP8: ("scale",), FP8_TOKEN: (), FP8_BLOCK: (), FP8_BLOCK_2D: ()}
 """The formats of these kernels and the options of each."""
+
+STATIC = Flat(block=4096, warps=4)
+DYNAMIC = Flat(block=4096, warps=4)
+"""How tensors without gaps are cut under a given and under a computed scale."""
 
 
 def expected(k: int, m: int = 4096) -> qbench.Expectation:
@@ -67,24 +80,14 @@ def expected(k: int, m: int = 4096) -> qbench.Expectation:
     )
 
 
-_LARGEST = tl.constexpr(FLOAT32_MAX)
 _LEAST_SCALE = tl.constexpr(MIN_TOKEN_SCALE)
-
-
-@triton.jit
-def to_e4m3(y, HARDWARE: tl.constexpr):
-    """fp32 -> E4M3 bytes (uint8), saturating, NaN kept."""
-    if HARDWARE:
-        bounded = tl.clamp(y, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
-        return bounded.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
-    else:
-        return encode_e4m3(y)
 
 
 @triton.jit(do_not_specialize=["m", "across"])
 def fp8_tensor_kernel(
     x_ptr, out_ptr, scale_ptr, partial_ptr, m, k, stride, across,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, REVERSED: tl.constexpr, HARDWARE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile under one scale: written here if PARTIALS > 0 (dynamic), read otherwise."""
     down, along = tile_of_program(across, REVERSED)
@@ -92,18 +95,37 @@ def fp8_tensor_kernel(
     column = along * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
     at = row.to(tl.int64)[:, None]
-    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    if PARTIALS > 0:
-        amax = largest(partial_ptr, PARTIALS)
-        finite = magnitude_bits(amax) < 0x7F800000
-        scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
-        x = tl.where(finite, x, 0.0)  # the codes of a tensor without a scale
-        if tl.program_id(0) + tl.program_id(1) == 0:
-            tl.store(scale_ptr, scale)
+    after_previous(EARLY)
+    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0)
+    inverse, finite = tensor_scale(scale_ptr, partial_ptr, PARTIALS)
+    codes = tensor_codes(x, inverse, finite, HARDWARE, PARTIALS > 0)
+    tl.store(out_ptr + at * k + column[None, :], codes, mask=inside)
+
+
+@triton.jit(do_not_specialize=["tiles"])
+def fp8_flat_kernel(
+    x_ptr, out_ptr, scale_ptr, partial_ptr, n, tiles,
+    BLOCK: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
+    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
+):  # fmt: skip
+    """The same of n elements without gaps; with TURNS programs share the tiles. AHEAD: x is read before the wait."""
+    DYNAMIC: tl.constexpr = PARTIALS > 0
+    turn = tl.program_id(0)
+    if AHEAD:
+        x = load_tile(x_ptr, tile_at(turn, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
+        after_previous(EARLY)
     else:
-        scale = tl.load(scale_ptr)
-    inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)
-    tl.store(out_ptr + at * k + column[None, :], to_e4m3(x * inverse, HARDWARE), mask=inside)
+        after_previous(EARLY)
+        x = load_tile(x_ptr, tile_at(turn, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
+    inverse, finite = tensor_scale(scale_ptr, partial_ptr, PARTIALS)
+    if TURNS:
+        for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
+            following = load_tile(x_ptr, tile_at(later, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
+            codes = tensor_codes(x, inverse, finite, HARDWARE, DYNAMIC)
+            store_tile(out_ptr, tile_at(turn, tiles, DYNAMIC), n, codes, BLOCK, EVEN, STORE)
+            turn, x = later, following
+    codes = tensor_codes(x, inverse, finite, HARDWARE, DYNAMIC)
+    store_tile(out_ptr, tile_at(turn, tiles, DYNAMIC), n, codes, BLOCK, EVEN, STORE)
 
 
 @triton.jit
@@ -117,8 +139,10 @@ def fp8_token_kernel(
     WHOLE: tl.constexpr,
     EVEN: tl.constexpr,
     HARDWARE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""
+    after_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     out_ptr += row * k
@@ -144,54 +168,95 @@ def fp8_token_kernel(
             tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 
 
-def has_e4m3_cast(device: torch.device) -> bool:
-    """Does the GPU cast fp32 to E4M3 correctly through Triton? The repaired interpreter does."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def fp8_quantize(x: Tensor, scale: Tensor | float | None = None, *, per_token: bool = False) -> QTensor:
+def fp8_quantize(
+    x: Tensor,
+    scale: Tensor | float | None = None,
+    *,
+    per_token: bool = False,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    flat: Flat | None = None,
+    row: Row | None = None,
+    early: bool = True,
+) -> QTensor:
     """x [M, K] float16, bfloat16 or float32 -> FP8 with scale [1], or FP8_TOKEN with scale [M, 1].
 
-    scale: one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor.
+    scale           one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor
+    out, scale_out  float8_e4m3fn [M, K] and (of a computed scale) float32 [1] or [M, 1] to write into; contiguous
+    flat, row       how x is cut (by default as measured best); early: launches may overlap
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if per_token and scale is not None:
         raise ValueError("a static scale is per tensor; pass per_token=False or no scale")
+    if scale is not None and scale_out is not None:
+        raise ValueError("scale_out is given but the scale is static and not computed; leave scale_out out")
     m, k = check_matrix(x)
-    out = torch.empty(m, k, dtype=torch.uint8, device=x.device)
-    hardware = has_e4m3_cast(x.device)
+    codes = output(out, "out", (m, k), torch.float8_e4m3fn, x)
+    early = early and early_launches(x.device)
     if per_token:
-        scales = torch.empty(m, 1, dtype=torch.float32, device=x.device)
+        scales = output(scale_out, "scale_out", (m, 1), torch.float32, x)
         if m > 0:
-            length, warps = choose_row(k)
-            with torch.cuda.device_of(x):
-                fp8_token_kernel[(m,)](
-                    x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
-                    HARDWARE=hardware,
-                    num_warps=warps, enable_fp_fusion=False,
-                )  # fmt: skip
-        return QTensor(out.view(torch.float8_e4m3fn), scales, FP8_TOKEN, (m, k))
-    partial = None
+            _launch_token(x, codes.view(torch.uint8), scales, row, early)
+        return QTensor(codes, scales, FP8_TOKEN, (m, k))
     if scale is not None:
         scales = as_scale(scale, "scale", x.device)
     else:
-        allocate = torch.empty if m > 0 else torch.zeros
-        scales = allocate(1, dtype=torch.float32, device=x.device)
-        partial = partial_amax(x) if m > 0 else None
+        scales = output(scale_out, "scale_out", (1,), torch.float32, x)
+        if m == 0:
+            scales.zero_()
     if m > 0:
-        tile = choose_tile(m, k)
-        turned, grid = second_pass(partial is not None, tile)
-        with torch.cuda.device_of(x):
-            fp8_tensor_kernel[grid](
-                x, out, scales, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
-                REVERSED=turned, PARTIALS=0 if partial is None else partial.numel(), HARDWARE=hardware,
-                num_warps=4, enable_fp_fusion=False,
+        _launch_tensor(x, codes.view(torch.uint8), scales, scale is None, flat, early)
+    return QTensor(codes, scales, FP8, (m, k))
+
+
+def _launch_tensor(
+    x: Tensor, out: Tensor, scales: Tensor, dynamic: bool, flat: Flat | None, early: bool
+) -> None:
+    (m, k), hardware = x.shape, has_e4m3_cast(x.device)
+    partial = partial_amax(x, early=early) if dynamic else None
+    partials = 0 if partial is None else partial.numel()
+    with torch.cuda.device_of(x):
+        if is_flat(x):
+            n = m * k
+            flat = (flat or (DYNAMIC if dynamic else STATIC)).fit(n)
+            fp8_flat_kernel[(flat.programs(n, x.device),)](
+                x, out, scales, partial, n, triton.cdiv(n, flat.block), BLOCK=flat.block, EVEN=n % flat.block == 0,
+                TURNS=flat.resident > 0, PARTIALS=partials, HARDWARE=hardware, LOAD=flat.load, STORE=flat.store,
+                EARLY=early, AHEAD=dynamic, num_warps=flat.warps, enable_fp_fusion=False, launch_pdl=early,
             )  # fmt: skip
-    return QTensor(out.view(torch.float8_e4m3fn), scales, FP8, (m, k))
+            return
+        tile = choose_tile(m, k)
+        turned, grid = second_pass(dynamic, tile)
+        fp8_tensor_kernel[grid](
+            x, out, scales, partial, m, k, x.stride(0), tile.across, ROWS=tile.rows, COLUMNS=tile.columns,
+            REVERSED=turned, PARTIALS=partials, HARDWARE=hardware, EARLY=early,
+            num_warps=4, enable_fp_fusion=False, launch_pdl=early,
+        )  # fmt: skip
+
+
+def _launch_token(x: Tensor, out: Tensor, scales: Tensor, row: Row | None, early: bool) -> None:
+    (m, k), hardware = x.shape, has_e4m3_cast(x.device)
+    with torch.cuda.device_of(x):
+        if row_fits(x):
+            row = (row or choose_words(m, k)).fit(k)
+            fp8_token_words_kernel[(m,)](
+                x, out, scales, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
+                EVEN=row.even(k), HARDWARE=hardware, LOAD=row.load, STORE=row.store, EARLY=early,
+                num_warps=row.warps, enable_fp_fusion=False, launch_pdl=early,
+            )  # fmt: skip
+            return
+        length, warps = choose_row(k)
+        fp8_token_kernel[(m,)](
+            x, out, scales, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
+            HARDWARE=hardware, EARLY=early, num_warps=warps, enable_fp_fusion=False, launch_pdl=early,
+        )  # fmt: skip
 
 
 @qbench.provider("triton", needs_cuda=True)
 def quantize_fp8(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
-    """Static, per tensor or per token, as the format and the given scale say."""
+    """Static, per tensor, per token or per block, as the format and the given scale say."""
     require(options, "the Triton FP8 quantizer", TAKES)
-    return lambda: fp8_quantize(x, options.scale, per_token=options.format.granularity == "row")
+    fmt = options.format
+    if fmt.block:
+        return lambda: fp8_block_quantize(x, rows=fmt.block_rows)
+    return lambda: fp8_quantize(x, options.scale, per_token=fmt.granularity == "row")

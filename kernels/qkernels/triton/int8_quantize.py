@@ -8,19 +8,18 @@ value = (q - zp)*s. rne is to nearest even, sat to [-128, 127]. A zero row gives
 at the largest fp32). A constant row has max = min and gets s = |x|; a nearly constant one gets s >= amax*2^-20,
 or its zero point would need more than fp32's 24 bits.
 
-Saturation precedes rounding (its bounds are integers, so the order does not matter); then adding 1.5*2^23
-rounds, and the low bits of the sum are the code.
-
-Layout: q int8 [M, K]; s float32 and zp int32 [1] or [M, 1]. A static program takes a tile; a dynamic one a row,
-held in registers up to 16384 elements and read twice beyond.
+Layout: q int8 [M, K]; s float32 and zp int32 [1] or [M, 1]. Under a given scale a program takes a tile, of rows with
+gaps between them, or (flat.py) of one long row where there are none; otherwise a row: sixteen-bit x by words
+(token_words.py), held packed in registers up to 32768 elements; other x as fp32, up to 16384, and read twice beyond.
+Launches overlap from sm_90 (early.py).
 Tolerance: none. fp32 in the order written, with correctly rounded division: the bits equal the reference's.
 
 Non-finite input: a row with a computed scale and inf or NaN has the scale NaN and codes 0. Under a static
 scale inf saturates and NaN becomes code 0: INT8 has no place for it.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
-26.2 / 97 / 2.1 us (4.1 TB/s), per token 25.1 / 101 / 2.3; asymmetric per token 41.1 at 4096 x 8192. Compiled for sm_90
-static takes 15.9 instructions an element and per token 12.5; predicted from that were 25.5 and 27 us.
+Measured before flat.py, early.py and token_words.py (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16
+4096 x 8192 / 8192 x 16384 / 16 x 8192): static 26.2 / 97 / 2.1 us (4.1 TB/s), per token 25.1 / 101 / 2.3; asymmetric
+per token 41.1 at 4096 x 8192.
 
 Source: vLLM csrc/quantization/w8a8/int8/scaled_quant.cu (the formulas, not the code).
 """
@@ -40,12 +39,20 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
+from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import widths
-from qkernels.triton.fp4 import correct_quotient, divide_by_scale, magnitude_bits, scale_factor
+from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile
+from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
+from qkernels.triton.outputs import output
+from qkernels.triton.scaled_codes import asymmetric_scale, round_even, symmetric_codes, to_int8
+from qkernels.triton.token_words import Row, choose_words, int8_token_words_kernel, row_fits
 
 TAKES = {INT8: ("scale",), INT8_TOKEN: (), INT8_ASYM: ("scale", "zero_point")}
 """The formats of these kernels and the options of each."""
+
+STATIC = Flat(block=4096, warps=4)
+"""How tensors without gaps are cut under a given scale."""
 
 
 def expected(k: int, m: int = 4096) -> qbench.Expectation:
@@ -57,62 +64,50 @@ _LARGEST = tl.constexpr(FLOAT32_MAX)
 
 
 @triton.jit
-def round_even(y):
-    """fp32 |y| <= 2^22 -> int32, nearest even."""
-    return (y + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
-
-
-@triton.jit
-def to_int8(y, zero_point):
-    """sat(rne(y) + zp); NaN (and only NaN) gives the code 0. |zp| <= 2^22 - 128."""
-    shift = zero_point.to(tl.float32)
-    code = round_even(tl.maximum(tl.minimum(y, 127.0 - shift), -128.0 - shift)) + zero_point
-    return tl.where(y == y, code, 0).to(tl.int8)
-
-
-@triton.jit
-def symmetric_codes(x, scale):
-    """sat(rne(x/scale)), NaN 0, for a scalar scale > 0 of any size: saturates x, so that no quotient needs it."""
-    factor = scale_factor(scale)
-    divisor = scale * factor
-    bounded = tl.maximum(tl.minimum(x * factor, divisor * 127.25), divisor * -128.25)
-    code = round_even(correct_quotient(bounded, divisor, tl.div_rn(1.0, divisor)))
-    return tl.where(x == x, code, 0).to(tl.int8)
+def static_codes(x, scale_ptr, zero_ptr, SYMMETRIC: tl.constexpr):
+    """Codes of x, of any dtype, under the given scale and zero point."""
+    x = x.to(tl.float32)
+    scale = tl.load(scale_ptr)
+    if SYMMETRIC:
+        codes = symmetric_codes(x, scale)
+    else:
+        zero_point = tl.load(zero_ptr)
+        codes = to_int8(divide_by_scale(x, scale), zero_point)
+    return codes
 
 
 @triton.jit(do_not_specialize=["m"])
 def int8_static_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, m, k, stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SYMMETRIC: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SYMMETRIC: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One tile under one given scale."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < m)[:, None] & (column < k)[None, :]
-    scale = tl.load(scale_ptr)
-    zero_point = tl.full((), 0, tl.int32)
-    if not SYMMETRIC:
-        zero_point = tl.load(zero_ptr)
     at = row.to(tl.int64)[:, None]
-    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    if SYMMETRIC:
-        codes = symmetric_codes(x, scale)
-    else:
-        codes = to_int8(divide_by_scale(x, scale), zero_point)
-    tl.store(out_ptr + at * k + column[None, :], codes, mask=inside)
+    after_previous(EARLY)
+    x = tl.load(x_ptr + at * stride + column[None, :], mask=inside, other=0.0)
+    tl.store(out_ptr + at * k + column[None, :], static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), mask=inside)
 
 
-@triton.jit
-def asymmetric_scale(low, high, amax):
-    """fp32 scale and int32 zero point of a finite row from its extremes."""
-    spread = high - low
-    scale = tl.div_rn(spread, 255.0)
-    if spread == float("inf"):  # max - min beyond fp32: both ends near 3e38
-        scale = ((high.to(tl.float64) - low.to(tl.float64)) / 255.0).to(tl.float32)
-    scale = tl.maximum(scale, amax * 9.5367431640625e-07)  # 2^-20
-    scale = tl.where((spread == 0.0) | (scale == 0.0), amax, scale)
-    scale = tl.where(amax == 0.0, 1.0, scale)
-    return scale, round_even(-128.0 - tl.div_rn(low, scale))
+@triton.jit(do_not_specialize=["tiles"])
+def int8_flat_kernel(
+    x_ptr, out_ptr, scale_ptr, zero_ptr, n, tiles,
+    BLOCK: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr, SYMMETRIC: tl.constexpr,
+    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The same of n elements without gaps; with TURNS programs share the tiles."""
+    after_previous(EARLY)
+    turn = tl.program_id(0)
+    x = load_tile(x_ptr, turn, n, BLOCK, EVEN, LOAD)
+    if TURNS:
+        for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
+            following = load_tile(x_ptr, later, n, BLOCK, EVEN, LOAD)
+            codes = static_codes(x, scale_ptr, zero_ptr, SYMMETRIC)
+            store_tile(out_ptr, turn, n, codes, BLOCK, EVEN, STORE)
+            turn, x = later, following
+    store_tile(out_ptr, turn, n, static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), BLOCK, EVEN, STORE)
 
 
 @triton.jit
@@ -128,9 +123,10 @@ def scaled_codes(x, factor, zero_point, finite, SYMMETRIC: tl.constexpr):
 @triton.jit
 def int8_token_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, k, stride,
-    LENGTH: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, SYMMETRIC: tl.constexpr,
+    LENGTH: tl.constexpr, WHOLE: tl.constexpr, EVEN: tl.constexpr, SYMMETRIC: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row, in one piece (WHOLE) or in pieces of LENGTH, of which the last is whole if EVEN."""
+    after_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     out_ptr += row * k
@@ -179,12 +175,20 @@ def int8_quantize(
     zero_point: Tensor | int | None = None,
     symmetric: bool = True,
     per_token: bool = True,
+    out: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_point_out: Tensor | None = None,
+    flat: Flat | None = None,
+    row: Row | None = None,
+    early: bool = True,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32 -> INT8 (static scale), INT8_TOKEN or INT8_ASYM.
 
-    scale: one fp32, finite and > 0, for the whole tensor; then `per_token` does not apply. zero_point: one int32
-    of magnitude at most 2^22 - 128, needed with a scale when not symmetric. Values of tensors are not checked.
-    Raises TypeError or ValueError for input the kernel does not take.
+    scale           one fp32, finite and > 0, for the whole tensor; then `per_token` does not apply
+    zero_point      one int32 of magnitude at most 2^22 - 128, needed with a scale when not symmetric
+    out, scale_out, zero_point_out  int8 [M, K] and, where computed, float32 and int32 [M, 1] to write into; contiguous
+    flat, row       how x is cut (by default as measured best); early: launches may overlap
+    Values of tensors are not checked. Raises TypeError or ValueError for input the kernel does not take.
     """
     if symmetric and zero_point is not None:
         raise ValueError(
@@ -196,28 +200,64 @@ def int8_quantize(
         )
     if scale is None and not per_token:
         raise ValueError("INT8 per tensor is static: pass scale=..., or per_token=True for dynamic scales")
+    if scale is not None and scale_out is not None:
+        raise ValueError("scale_out is given but the scale is static and not computed; leave scale_out out")
+    if zero_point_out is not None and (symmetric or scale is not None):
+        raise ValueError("zero_point_out is given but no zero point is computed; leave zero_point_out out")
     m, k = check_matrix(x)
-    out = torch.empty(m, k, dtype=torch.int8, device=x.device)
+    codes = output(out, "out", (m, k), torch.int8, x)
+    early = early and early_launches(x.device)
     if scale is not None:
         scales, zeros = as_scale(scale, "scale", x.device), _as_zero_point(zero_point, x.device)
         if m > 0:
-            tile = choose_tile(m, k)
-            with torch.cuda.device_of(x):
-                int8_static_kernel[(tile.down, tile.across)](
-                    x, out, scales, zeros, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                    SYMMETRIC=symmetric, num_warps=4, enable_fp_fusion=False,
-                )  # fmt: skip
-        return QTensor(out, scales, INT8 if symmetric else INT8_ASYM, (m, k), zero_point=zeros)
-    scales = torch.empty(m, 1, dtype=torch.float32, device=x.device)
-    zeros = None if symmetric else torch.empty(m, 1, dtype=torch.int32, device=x.device)
+            _launch_static(x, codes, scales, zeros, flat, early)
+        return QTensor(codes, scales, INT8 if symmetric else INT8_ASYM, (m, k), zero_point=zeros)
+    scales = output(scale_out, "scale_out", (m, 1), torch.float32, x)
+    zeros = None if symmetric else output(zero_point_out, "zero_point_out", (m, 1), torch.int32, x)
     if m > 0:
-        length, warps = choose_row(k)
-        with torch.cuda.device_of(x):
-            int8_token_kernel[(m,)](
-                x, out, scales, zeros, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
-                SYMMETRIC=symmetric, num_warps=warps, enable_fp_fusion=False,
+        _launch_token(x, codes, scales, zeros, row, early)
+    return QTensor(codes, scales, INT8_TOKEN if symmetric else INT8_ASYM, (m, k), zero_point=zeros)
+
+
+def _launch_static(
+    x: Tensor, out: Tensor, scale: Tensor, zero: Tensor | None, flat: Flat | None, early: bool
+) -> None:
+    m, k = x.shape
+    with torch.cuda.device_of(x):
+        if is_flat(x):
+            n = m * k
+            flat = (flat or STATIC).fit(n)
+            int8_flat_kernel[(flat.programs(n, x.device),)](
+                x, out, scale, zero, n, triton.cdiv(n, flat.block), BLOCK=flat.block, EVEN=n % flat.block == 0,
+                TURNS=flat.resident > 0, SYMMETRIC=zero is None, LOAD=flat.load, STORE=flat.store, EARLY=early,
+                num_warps=flat.warps, enable_fp_fusion=False, launch_pdl=early,
             )  # fmt: skip
-    return QTensor(out, scales, INT8_TOKEN if symmetric else INT8_ASYM, (m, k), zero_point=zeros)
+            return
+        tile = choose_tile(m, k)
+        int8_static_kernel[(tile.down, tile.across)](
+            x, out, scale, zero, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns, SYMMETRIC=zero is None,
+            EARLY=early, num_warps=4, enable_fp_fusion=False, launch_pdl=early,
+        )  # fmt: skip
+
+
+def _launch_token(
+    x: Tensor, out: Tensor, scales: Tensor, zeros: Tensor | None, row: Row | None, early: bool
+) -> None:
+    m, k = x.shape
+    with torch.cuda.device_of(x):
+        if row_fits(x):
+            row = (row or choose_words(m, k)).fit(k)
+            int8_token_words_kernel[(m,)](
+                x, out, scales, zeros, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
+                EVEN=row.even(k), SYMMETRIC=zeros is None, LOAD=row.load, STORE=row.store, EARLY=early,
+                num_warps=row.warps, enable_fp_fusion=False, launch_pdl=early,
+            )  # fmt: skip
+            return
+        length, warps = choose_row(k)
+        int8_token_kernel[(m,)](
+            x, out, scales, zeros, k, x.stride(0), LENGTH=length, WHOLE=k <= length, EVEN=k % length == 0,
+            SYMMETRIC=zeros is None, EARLY=early, num_warps=warps, enable_fp_fusion=False, launch_pdl=early,
+        )  # fmt: skip
 
 
 def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor | None:

@@ -25,6 +25,9 @@ Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quar
 abs_max and quest as its qutlass kernels define them.
 """
 
+# mypy: disable-error-code="assignment"
+# Tuples grow by unrolled loops in the kernels, which have no types.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -33,17 +36,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 import qbench
-from qkernels.format import E2M1, FORMATS, MXFP4, Format
+from qkernels.format import E2M1, FORMATS, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor, ScaleLayout
 from qkernels.triton.butterflies import rotate_parts
+from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
 from qkernels.triton.fp4 import magnitude_bits
-from qkernels.triton.fp4_launch import FEW, begins, cut, outputs
+from qkernels.triton.fp4_launch import FEW, begins, cut, written
 from qkernels.triton.fp4_parts import (
     block_values,
     largest_of_group,
@@ -55,6 +58,7 @@ from qkernels.triton.fp4_parts import (
 )
 from qkernels.triton.fp4_words import part_magnitudes, store_codes, words_fit
 from qkernels.triton.launch import check_hadamard, check_matrix
+from qkernels.triton.outputs import Outputs
 
 _BY_RULE: dict[str, Format] = {
     fmt.rule: fmt
@@ -65,9 +69,9 @@ TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard", "scale_layout"))
 """The formats of this kernel and the options of each."""
 
 
-def expected() -> dict[str, qbench.Expectation]:
-    """What the kernel must be compiled to."""
-    return {"mxfp4_parts_kernel": expected_words(128)}
+def expected(m: int, k: int) -> dict[str, qbench.Expectation]:
+    """What the kernel must be compiled to: a block, or of few elements half a block, in one store."""
+    return {"mxfp4_parts_kernel": expected_words(64 if m * k <= FEW else 128)}
 
 
 @triton.jit
@@ -119,7 +123,7 @@ def quest_parts(parts, PARTS: tl.constexpr, HADAMARD: tl.constexpr):
 
 @triton.jit
 def inverse_of(scales):
-    """1/s = 2^(127 - byte) of E8M0 bytes; for byte 254 that is the subnormal 2^-127, whose bits are no exponent field."""
+    """1/s = 2^(127 - byte) of E8M0 bytes; of byte 254 that is the subnormal 2^-127, whose bits are no exponent."""
     return tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
 
 
@@ -128,7 +132,7 @@ def store_mxfp4(
     data_ptr, scale_ptr, sizes, signs, scales, finite, rest, row, unit, inside, blocks,
     ORDER: tl.constexpr, RULE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Scales and codes of blocks (PARTS 4) or halves of blocks (2) in threads, magnitudes sizes*rest: see store_nvfp4."""
+    """Scales and codes of blocks (PARTS 4) or halves of them (2) in threads, magnitudes sizes*rest: see store_nvfp4."""
     SPLIT: tl.constexpr = 4 // PARTS
     inverse = inverse_of(scales)
     if RULE == "abs_max":
@@ -152,8 +156,7 @@ def mxfp4_parts_kernel(
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     SPLIT: tl.constexpr = 4 // PARTS
     blocks = k // 32
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     row, unit = place_of_blocks(tl.program_id(0), tl.program_id(1), ROWS, ACROSS, ORDER, BESIDE)
     inside = (row < m) & (unit < blocks * SPLIT)
     row = row.to(tl.int64)
@@ -185,14 +188,14 @@ def mxfp4_quantize(
     rule: str = "floor",
     hadamard: int | None = None,
     scale_layout: ScaleLayout = "linear",
-    out: QTensor | None = None,
+    outputs: Outputs | None = None,
     shape: tuple[int, int, int] | None = None,
     halves: bool | None = None,
-    early: bool = False,
+    early: bool = True,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 32 and of `hadamard` -> MXFP4 under that rule.
 
-    out            a QTensor that an equal call has made: its tensors are written, and none is allocated
+    outputs        the caller's tensors to write, see `qkernels.quantize`
     shape, halves, early  for measurements: (rows, blocks, warps) of a tile, whether two threads share a block, and
                    whether the launch may begin before the kernel before it has ended
     Raises TypeError or ValueError for input the kernel does not take, ValueError for an unknown rule.
@@ -202,7 +205,7 @@ def mxfp4_quantize(
     fmt = _BY_RULE[rule]
     check_hadamard(hadamard, fmt.hadamard)
     m, k = check_matrix(x, block=32, hadamard=hadamard)
-    data, scale = outputs(m, k, fmt, x.device, hadamard=hadamard, layout=scale_layout, out=out)
+    data, scale = written(m, k, fmt, x, scale_layout, outputs)
     blocked = scale_layout == "blocked"
     if m > 0:
         if halves is None:
@@ -211,7 +214,7 @@ def mxfp4_quantize(
         with torch.cuda.device_of(x):
             mxfp4_parts_kernel[(tile.down, tile.across)](
                 x, data, scale, m, k, x.stride(0), **tile.constants, HADAMARD=hadamard or 0, RULE=rule,
-                PARTS=2 if halves else 4, WORDS=words_fit(x), enable_fp_fusion=False, **begins(early),
+                PARTS=2 if halves else 4, WORDS=words_fit(x), enable_fp_fusion=False, **begins(early, x.device),
             )  # fmt: skip
     return QTensor(data, scale, fmt, (m, k), hadamard=hadamard, scale_layout=scale_layout)
 

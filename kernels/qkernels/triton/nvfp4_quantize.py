@@ -38,7 +38,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
 
 import qbench
 from qkernels.format import (
@@ -55,8 +54,9 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor, ScaleLayout
 from qkernels.triton.amax import largest, partial_amax
+from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
-from qkernels.triton.fp4_launch import begins, cut, outputs
+from qkernels.triton.fp4_launch import begins, cut, written
 from qkernels.triton.fp4_parts import (
     largest_of_group,
     load_block,
@@ -68,6 +68,7 @@ from qkernels.triton.fp4_parts import (
 )
 from qkernels.triton.fp4_words import store_codes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
+from qkernels.triton.outputs import Outputs, output
 
 TAKES = {
     NVFP4: ("hadamard", "global_scale", "scale_layout"),
@@ -84,6 +85,10 @@ def expected(scale: str = "static") -> dict[str, qbench.Expectation]:
     """What the kernel must be compiled to, for a global scale of that kind."""
     return {"nvfp4_parts_kernel": expected_words(64, on_chip=scale == "dynamic")}
 
+
+IN_TURNS = 4224
+"""Programs of a second pass, which take tiles in turn: 32 for each of 132 SMs. To make gs out of the partial maxima takes
+145 instructions a thread, as many as 11 elements."""
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
 
@@ -134,23 +139,29 @@ def store_nvfp4(
 
 
 @triton.jit
-def nvfp4_tile(
-    x_ptr, data_ptr, scale_ptr, encode_scale, down, along, m, k, stride,
-    ROWS: tl.constexpr, ACROSS: tl.constexpr, ORDER: tl.constexpr, BESIDE: tl.constexpr, HADAMARD: tl.constexpr,
-    LEAST: tl.constexpr, SELECT: tl.constexpr, WORDS: tl.constexpr,
+def load_tile(
+    x_ptr, down, along, m, k, stride,
+    ROWS: tl.constexpr, ACROSS: tl.constexpr, ORDER: tl.constexpr, BESIDE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    """One tile, a thread for each block, under every scale rule and layout: see fp4_parts.py and fp4_words.py."""
-    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
-    blocks = k // 16
+    """(a tile, a thread for each block: see fp4_parts.py and fp4_words.py; its rows, blocks and which are inside)."""
     row, block = place_of_blocks(down, along, ROWS, ACROSS, ORDER, BESIDE)
-    inside = (row < m) & (block < blocks)
+    inside = (row < m) & (block < k // 16)
     row = row.to(tl.int64)
-    loaded = load_block(x_ptr + row * stride + block * 16, inside, 2, WORDS)
+    return load_block(x_ptr + row * stride + block * 16, inside, 2, WORDS), row, block, inside
+
+
+@triton.jit
+def store_tile(
+    loaded, row, block, inside, data_ptr, scale_ptr, encode_scale, k,
+    ORDER: tl.constexpr, BESIDE: tl.constexpr, HADAMARD: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr,
+    WORDS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """The scales and codes of what `load_tile` gave, under every scale rule and layout."""
     sizes, signs, amax = rotated_magnitudes(loaded, 2, WORDS, HALF, HADAMARD)
     if ORDER == "groups":
         amax = largest_of_group(amax, 16, BESIDE)
     store_nvfp4(
-        data_ptr, scale_ptr, sizes, signs, amax, encode_scale, root_of(HADAMARD), row, block, inside, blocks,
+        data_ptr, scale_ptr, sizes, signs, amax, encode_scale, root_of(HADAMARD), row, block, inside, k // 16,
         ORDER, LEAST, SELECT, HALF,
     )  # fmt: skip
 
@@ -159,42 +170,63 @@ def nvfp4_tile(
 def nvfp4_parts_kernel(
     x_ptr, data_ptr, scale_ptr, global_ptr, partial_ptr, m, k, stride, down,
     ROWS: tl.constexpr, ACROSS: tl.constexpr, ORDER: tl.constexpr, BESIDE: tl.constexpr, HADAMARD: tl.constexpr,
-    LEVELS: tl.constexpr, PARTIALS: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, WORDS: tl.constexpr,
-    LOOPED: tl.constexpr, EARLY: tl.constexpr,
+    LEVELS: tl.constexpr, PARTIALS: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr,
+    WORDS: tl.constexpr, LOOPED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Tiles d, d + programs, ... of `down` (LOOPED: as many as there are), or tile d, in the columns of along.
-
-    Dynamic (PARTIALS > 0): from the end, where x was read last. EARLY: the launch may begin while the kernel before it
-    ends, and does nothing until that has ended.
-    """
-    if EARLY:
-        gdc_wait()
-    encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS, TOP)
+    """Tile d of `down` in the columns of along, or (LOOPED) d, d + programs, ...; dynamic (PARTIALS > 0) from the end,
+    where x was read last."""
+    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
+    tile = tl.program_id(0)
     along = tl.program_id(1)
     if LOOPED:
-        for tile in range(tl.program_id(0), down, tl.num_programs(0)):
-            nvfp4_tile(
-                x_ptr, data_ptr, scale_ptr, encode_scale, down - 1 - tile if PARTIALS > 0 else tile, along,
-                m, k, stride, ROWS, ACROSS, ORDER, BESIDE, HADAMARD, LEAST, SELECT, WORDS,
+        after_previous(EARLY)
+        encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS, TOP)
+        for each in range(tile, down, tl.num_programs(0)):
+            loaded, row, block, inside = load_tile(
+                x_ptr, down - 1 - each if PARTIALS > 0 else each, along, m, k, stride,
+                ROWS, ACROSS, ORDER, BESIDE, WORDS,
+            )  # fmt: skip
+            store_tile(
+                loaded, row, block, inside, data_ptr, scale_ptr, encode_scale, k,
+                ORDER, BESIDE, HADAMARD, LEAST, SELECT, WORDS, HALF,
             )  # fmt: skip
     else:
-        tile = tl.program_id(0)
-        nvfp4_tile(
-            x_ptr, data_ptr, scale_ptr, encode_scale, down - 1 - tile if PARTIALS > 0 else tile, along,
-            m, k, stride, ROWS, ACROSS, ORDER, BESIDE, HADAMARD, LEAST, SELECT, WORDS,
+        if PARTIALS == 0:
+            after_previous(EARLY)
+        loaded, row, block, inside = load_tile(
+            x_ptr,
+            down - 1 - tile if PARTIALS > 0 else tile,
+            along,
+            m,
+            k,
+            stride,
+            ROWS,
+            ACROSS,
+            ORDER,
+            BESIDE,
+            WORDS,
+        )
+        if PARTIALS > 0:  # x is read before the maxima are complete: early.py, rule 3
+            after_previous(EARLY)
+        encode_scale = global_scale_of(global_ptr, partial_ptr, LEVELS, PARTIALS, TOP)
+        store_tile(
+            loaded, row, block, inside, data_ptr, scale_ptr, encode_scale, k,
+            ORDER, BESIDE, HADAMARD, LEAST, SELECT, WORDS, HALF,
         )  # fmt: skip
 
 
 def _global_scale(
-    x: Tensor, given: Tensor | float | None, hadamard: int | None, out: QTensor | None
+    x: Tensor, given: Tensor | float | None, hadamard: int | None, outputs: Outputs | None
 ) -> tuple[Tensor, Tensor | None]:
     """gs float32 [1], and the partial maxima from which the kernel makes it and writes it there."""
     if given is not None:
         return as_scale(given, "global_scale", x.device), None
+    gs = output(
+        None if outputs is None else outputs.global_scale, "global_scale_out", (), torch.float32, x
+    ).reshape(1)
     if len(x) == 0:
-        return torch.ones(1, device=x.device), None
-    gs = torch.empty(1, device=x.device) if out is None or out.global_scale is None else out.global_scale
-    return gs.reshape(1), partial_amax(x, hadamard=hadamard, finite_only=True)
+        return gs.fill_(1.0), None
+    return gs, partial_amax(x, hadamard=hadamard, finite_only=True)
 
 
 def nvfp4_quantize(
@@ -204,15 +236,15 @@ def nvfp4_quantize(
     global_scale: Tensor | float | None = None,
     hadamard: int | None = None,
     scale_layout: ScaleLayout = "linear",
-    out: QTensor | None = None,
+    outputs: Outputs | None = None,
     shape: tuple[int, int, int] | None = None,
     programs: int | None = None,
-    early: bool = False,
+    early: bool = True,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 16 and of `hadamard` -> a format of TAKES.
 
     global_scale  one fp32 encode scale, finite and > 0 (the value of a tensor is not checked); None computes it
-    out           a QTensor that an equal call has made: its tensors are written, and none is allocated
+    outputs       the caller's tensors to write, see `qkernels.quantize`
     shape, programs, early  for measurements: (rows, blocks, warps) of a tile, programs that take several tiles in
                   turn, and whether the launch may begin before the kernel before it has ended
     Raises TypeError or ValueError for input the kernel does not take.
@@ -223,21 +255,23 @@ def nvfp4_quantize(
         raise ValueError("nvfp4_1l has one scale level and takes no global_scale; drop it or take nvfp4")
     check_hadamard(hadamard, fmt.hadamard)
     m, k = check_matrix(x, block=16, hadamard=hadamard)
-    data, scale = outputs(m, k, fmt, x.device, hadamard=hadamard, layout=scale_layout, out=out)
+    data, scale = written(m, k, fmt, x, scale_layout, outputs)
     gs = partial = None
     partials = 0
     if fmt.levels == 2:
-        gs, partial = _global_scale(x, global_scale, hadamard, out)
+        gs, partial = _global_scale(x, global_scale, hadamard, outputs)
         partials = 0 if partial is None else partial.numel()
     if m > 0:
-        tile = cut(m, k, fmt, elements=2048, blocked=scale_layout == "blocked", hadamard=hadamard, shape=shape)
-        turns = tile.turns(programs)
+        tile = cut(
+            m, k, fmt, elements=2048, blocked=scale_layout == "blocked", hadamard=hadamard, shape=shape
+        )
+        turns = tile.turns(IN_TURNS if programs is None and partials > 0 else programs)
         with torch.cuda.device_of(x):
             nvfp4_parts_kernel[(turns, tile.across)](
                 x, data, scale, gs, partial, m, k, x.stride(0), tile.down, **tile.constants,
                 HADAMARD=hadamard or 0, LEVELS=fmt.levels, PARTIALS=partials, TOP=fmt.scale_max * 6.0,
                 LEAST=fmt.min_scale, SELECT=fmt.select, WORDS=words_fit(x), LOOPED=turns < tile.down,
-                enable_fp_fusion=False, **begins(early),
+                enable_fp_fusion=False, **begins(early, x.device),
             )  # fmt: skip
     top = None if gs is None else gs.reshape(())
     return QTensor(data, scale, fmt, (m, k), top, hadamard, scale_layout=scale_layout)
