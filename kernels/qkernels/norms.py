@@ -18,9 +18,9 @@ def rms_norm_error(y: Tensor) -> Tensor:
     """How far an honest fp32 evaluation may be from `rms_norm`, float64: 2^-20 |y|.
 
     A square is off by 2^-24, a sum of K <= 2^15 in a tree by 20 * 2^-24, which rsqrt halves; rsqrt itself by 2^-22, and
-    the products by 2^-24 each. Below fp32's normal numbers a product is off by 2^-149.
+    the products by 2^-24 each. Below fp32's normal numbers a product is off by 2^-149; zeros stay zeros.
     """
-    return y.abs() * 2.0**-20 + 2.0**-140
+    return torch.where(y == 0, 0.0, y.abs() * 2.0**-20 + 2.0**-140)
 
 
 def add_residual(x: Tensor, residual: Tensor) -> Tensor:
@@ -42,7 +42,8 @@ def silu_mul_error(x: Tensor) -> Tensor:
     """
     gate, up = x.to(torch.float64).chunk(2, dim=-1)
     y = gate * torch.sigmoid(gate) * up
-    return y.abs() * (gate.abs() + 8) * 2.0**-23 + up.abs() * 2.0**-118 + 2.0**-140
+    error = y.abs() * (gate.abs() + 8) * 2.0**-23 + up.abs() * 2.0**-118 + 2.0**-140
+    return torch.where((gate == 0) | (up == 0), 0.0, error)
 
 
 def check_norm(x: Tensor, weight: Tensor, residual: Tensor | None, eps: float) -> None:

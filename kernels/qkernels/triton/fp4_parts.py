@@ -22,7 +22,15 @@ import triton.language as tl
 
 from qkernels.triton.butterflies import rotate_parts
 from qkernels.triton.fp4 import magnitude_bits, nvfp4_scale, nvfp4_scale_of, round_e2m1
-from qkernels.triton.fp4_words import load_parts, part_magnitudes, word_magnitudes, word_values
+from qkernels.triton.fp4_words import (
+    largest_value,
+    largest_word,
+    largest_words,
+    load_parts,
+    part_magnitudes,
+    word_magnitudes,
+    word_values,
+)
 
 
 @triton.jit
@@ -125,6 +133,23 @@ def rotated_magnitudes(
     else:
         sizes, signs, amax = part_magnitudes(loaded, PARTS)
     return sizes, signs, amax
+
+
+@triton.jit
+def finite_amax(loaded, sizes, PARTS: tl.constexpr, PACKED: tl.constexpr, HALF: tl.constexpr):
+    """The largest finite magnitude of each block, fp32 [BLOCKS]: of words as loaded (PACKED), or of sizes."""
+    if PACKED:
+        word = tl.zeros(loaded[0].shape, tl.int32)
+        for i in tl.static_range(PARTS):
+            word = largest_words(word, loaded[i] & 0x7FFF7FFF, HALF, True)
+        amax = largest_value(largest_word(word, HALF), HALF)
+    else:
+        best = tl.zeros(sizes[0].shape, tl.int32)
+        for i in tl.static_range(PARTS):
+            bits = magnitude_bits(sizes[i])
+            best = tl.maximum(best, tl.where(bits < 0x7F800000, bits, 0))
+        amax = tl.max(best, axis=1).to(tl.float32, bitcast=True)
+    return amax
 
 
 @triton.jit

@@ -119,7 +119,7 @@ def fp4_row(
     blocks = k // BLOCK
     block = tl.arange(0, LENGTH)
     inside = (block < blocks) & (row < m)
-    wide = row.to(tl.int64)
+    wide = tl.full((), 0, tl.int64) + row  # in the interpreter a loop's row is a Python number
     loaded = load_block(x_ptr + wide * stride + block * BLOCK, inside, PARTS, WORDS)
     if NORM:
         parts = block_values(loaded, PARTS, WORDS, HALF)
