@@ -72,7 +72,7 @@ def activated(x: Tensor, fmt: Format, backend: str, layout: Any = "linear") -> q
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("fmt", (*FUSED, NVFP4_TOKEN), **by_name)
+@pytest.mark.parametrize("fmt", [*FUSED, NVFP4_TOKEN], **by_name)
 def test_norm_in_every_format(fmt: Format, dtype: torch.dtype, backend: str) -> None:
     x = normal(5, 96, dtype)
     x[1] *= 30

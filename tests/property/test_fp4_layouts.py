@@ -138,7 +138,7 @@ def test_given_tensors_of_another_kind_are_refused() -> None:
     scale = torch.empty(4, 4, dtype=torch.uint8, device=DEVICE)
     with pytest.raises(ValueError, match="out has shape"):
         qkernels.quantize(x, "nvfp4", out=data[:2])
-    with pytest.raises(TypeError, match="scale_out is torch.float32"):
+    with pytest.raises(TypeError, match=r"scale_out is torch\.float32"):
         qkernels.quantize(x, "nvfp4", scale_out=scale.float())
     with pytest.raises(ValueError, match=r"pass one of \[512\]"):
         qkernels.quantize(x, "nvfp4", scale_out=scale, scale_layout="blocked")
@@ -160,7 +160,7 @@ def test_blocked_scales_are_undone_or_refused() -> None:
         qkernels.quantize(x, "fp8", scale_layout="blocked")
     with pytest.raises(ValueError, match="unknown scale layout 'swizzled'; known: 'linear', 'blocked'"):
         qkernels.quantize(x, "nvfp4", scale_layout="swizzled")
-    with pytest.raises(ValueError, match="b is nvfp4 with blocked scales|scales of b are blocked"):
+    with pytest.raises(ValueError, match="scales of b are blocked"):
         qkernels.matmul(q.linear(), w.blocked(), backend="triton")
     with pytest.raises(ValueError, match="scales of x are blocked"):
         qkernels.prepared_matmul(q, qkernels.prepare(w))

@@ -387,6 +387,8 @@ def launch_of(case: str) -> Callable[[], object] | None:
     m, k, had = int(axes["m"]), int(axes["k"]), int(axes.get("had", 0)) or None
     if op.endswith("_gemm") or op == "nvfp4_gemm_quantize":
         return _product_of(op, m, int(axes["n"]), k, had)
+    if op.endswith(("_rms_norm", "_silu_mul")):
+        return _fused_of(op, m, k, axes)
     scale, dtype = axes.get("scale", ""), {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
     given = scale == "static"
     if op == "fp8_quantize":
@@ -399,8 +401,22 @@ def launch_of(case: str) -> Callable[[], object] | None:
         )
     fmt = get_format(op.removesuffix("_quantize"))
     return lambda: fp4_gemm.quantize_fp4(
-        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had
-    )
+        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had,
+        scale_layout="blocked" if axes.get("layout") == "blocked" else "linear",
+    )  # fmt: skip
+
+
+def _fused_of(op: str, m: int, k: int, axes: dict[str, str]) -> Callable[[], object]:
+    fmt = get_format(op.removesuffix("_rms_norm").removesuffix("_silu_mul"))
+    dtype = {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
+    gs = one() if fmt.levels == 2 else None
+    if op.endswith("_silu_mul"):
+        return lambda: fp4_silu.silu_mul_quantize(matrix(m, 2 * k, dtype), fmt, global_scale=gs)
+    residual = axes.get("residual", "0") == "1"
+    return lambda: fp4_rows.rms_norm_quantize(
+        matrix(m, k, dtype), matrix(1, k, dtype)[0], fmt, global_scale=gs,
+        residual=matrix(m, k, dtype) if residual else None,
+    )  # fmt: skip
 
 
 def _product_of(op: str, m: int, n: int, k: int, had: int | None) -> Callable[[], object]:

@@ -76,7 +76,7 @@ def cut(
         rows, blocks, warps = 1, 32, 1
     else:
         tile = choose_tile(m, k, elements=elements)
-        rows, blocks, warps = tile.rows, tile.columns // block, tile.rows * tile.columns // 1024
+        rows, blocks, warps = tile.rows, tile.columns // block, max(1, tile.rows * tile.columns // 1024)
     down = triton.cdiv(m, 128) * (128 // rows) if blocked else triton.cdiv(m, rows)
     beside = max(4 if blocked else 1, (hadamard or 0) // block)
     return Cut(rows, blocks, warps, order, beside, down, triton.cdiv(across, blocks))

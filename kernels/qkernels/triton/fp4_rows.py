@@ -1,9 +1,10 @@
 """x [M, K] -> FP4, a row in a program's registers: a row's scale or norm is known before any of it is written.
 
     nvfp4_token        gs = 448*6/amax of each row's finite elements; then as nvfp4_quantize. Rotated if asked.
-    rms_norm_quantize  y = x * rsqrt(mean(x^2) + eps) * weight in fp32, quantized as it is: y is not rounded to x's dtype
-                       in between, as it would be by a norm of its own. With a residual, x is first replaced by
+    rms_norm_quantize  y = x * rsqrt(mean(x^2) + eps) * weight in fp32, quantized as it is: y is not rounded to x's
+                       dtype in between, as it would be by a norm of its own. With a residual, x is first replaced by
                        x + residual, rounded to x's dtype and written, which is what the next layer adds to.
+                       Where x^2 overflows fp32, beyond 2^63, y is 0.
 
 A thread holds one block or two (fp4_parts.py), reads it once and writes it once; the row's sum and maximum are the only
 things that threads exchange. rsqrt is not multiplied into the elements of fp16 but into the blocks' factors.
@@ -40,7 +41,7 @@ from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
 from qkernels.triton.fp4 import magnitude_bits
 from qkernels.triton.fp4_launch import begins, written
-from qkernels.triton.fp4_parts import block_values, load_block, root_of, rotated_magnitudes
+from qkernels.triton.fp4_parts import block_values, finite_amax, load_block, root_of, rotated_magnitudes
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
@@ -136,9 +137,9 @@ def fp4_row(
         sizes, signs, amax = rotated_magnitudes(loaded, PARTS, WORDS, HALF, HADAMARD)
         rest = root_of(HADAMARD)
     if TOKEN:
-        bits = magnitude_bits(amax)
-        top = tl.max(tl.where(bits < 0x7F800000, bits, 0), axis=0).to(tl.float32, bitcast=True)
-        encode_scale = encode_scale_of(top, TOP)
+        PACKED: tl.constexpr = WORDS and not NORM and HADAMARD == 0
+        finite = magnitude_bits(finite_amax(loaded, sizes, PARTS, PACKED, HALF) * rest)
+        encode_scale = encode_scale_of(tl.max(finite, axis=0).to(tl.float32, bitcast=True), TOP)
         tl.store(global_ptr + row, encode_scale, mask=row < m)
     elif encode_scale is None:
         if RULE == "" and global_ptr is not None:
@@ -234,7 +235,8 @@ def _launch(
             RESIDUAL_WORDS=residual is not None and words_fit(residual),
             WEIGHT_WORDS=weight is not None and words_fit(weight[None]),
             ORDER="squares" if blocked else "rows",
-            LOOPED=turns < rows, num_warps=warps or min(32, length // 32), enable_fp_fusion=False, **begins(early, x.device),
+            LOOPED=turns < rows, num_warps=warps or min(32, length // 32), enable_fp_fusion=False,
+            **begins(early, x.device),
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """x [M, 2K], gate and up beside each other -> silu(gate) * up [M, K] in FP4, in one kernel that reads x once.
 
-y = gate / (1 + exp(-gate)) * up in fp32, quantized as it is: y is not rounded to x's dtype in between, as it would be by
-an activation of its own. A thread holds the block of 16 or 32 results that it quantizes, and reads both halves of it
+y = gate / (1 + exp(-gate)) * up in fp32, quantized as it is: y is not rounded to x's dtype in between, as it would be
+by an activation of its own. A thread holds the block of 16 or 32 results that it quantizes, and reads both halves of it
 (fp4_parts.py). Layout, scale rules and tiles: nvfp4_quantize.py and mxfp4_quantize.py; NVFP4 under a static global
 scale. Tolerance of y: see qkernels.norms.
 

@@ -87,7 +87,7 @@ def expected(scale: str = "static") -> dict[str, qbench.Expectation]:
 
 
 IN_TURNS = 4224
-"""Programs of a second pass, which take tiles in turn: 32 for each of 132 SMs. To make gs out of the partial maxima takes
+"""Programs of a second pass, which take tiles in turn: 32 for each of 132 SMs. Making gs out of the partial maxima is
 145 instructions a thread, as many as 11 elements."""
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
