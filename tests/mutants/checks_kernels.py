@@ -12,6 +12,7 @@ from qbench import poisoned_allocations
 from qkernels import quantize
 from qkernels.codec import decode_e4m3
 from qkernels.format import Format
+from qkernels.hadamard import rotate
 from qkernels.triton.amax import partial_amax
 from tests.mutants.helpers import difference, normal
 from tests.mutants.subjects import Subject
@@ -134,6 +135,20 @@ def amax() -> None:
     one_hot = torch.zeros(3, 128)
     one_hot[2, 64:] = 1.0
     assert _largest(one_hot, hadamard=64) == 8.0, "the maximum after a rotation of a constant by 64 is not 8"
+
+
+def rotations() -> None:
+    """The largest of a rotated tile, of fp32 and of sixteen bits that are no words, to 2^-20."""
+    for n in (32, 128):
+        for x in (
+            normal(5, 256),
+            normal(5, 257, torch.float16)[:, 1:],
+            normal(5, 257, torch.bfloat16)[:, 1:],
+        ):
+            for row in x:
+                wanted = float(rotate(row[None].double(), n, torch.float64).abs().max())
+                found = _largest(row[None], hadamard=n)
+                assert abs(found / wanted - 1) < 2.0**-20, f"rotated by {n}, {x.dtype}: {found} for {wanted}"
 
 
 def _largest(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> float:

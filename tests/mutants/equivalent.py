@@ -87,8 +87,8 @@ EQUIVALENT = (
     Equivalent(
         _mxfp4(
             "mx-no-rows-launched",
-            "    elif m > 0:\n        tile =",
-            "    elif m >= 0:\n        tile =",
+            "    if m > 0:\n        if halves",
+            "    if m >= 0:\n        if halves",
             "M = 0 launches a grid of no programs",
             "refusals",
         ),

@@ -124,6 +124,10 @@ SUBJECTS: dict[str, Subject] = {
     "nvfp4 hadamard 32": Subject("nvfp4", {"hadamard": 32}),
     "mxfp4 quest hadamard 32": Subject("mxfp4_quest", {"hadamard": 32}),
     "nvfp4_1l": Subject("nvfp4_1l"),
+    **{
+        f"nvfp4_{rule}": Subject(f"nvfp4_{rule}")
+        for rule in ("min_scale", "4over6", "4over6_mae", "2d", "token")
+    },
     "nvfp4_1l hadamard 128": Subject("nvfp4_1l", {"hadamard": 128}),
     **{f"mxfp4 {rule}": Subject("mxfp4" if rule == "floor" else f"mxfp4_{rule}") for rule in RULES},
     "mxfp4 floor hadamard 32": Subject("mxfp4", {"hadamard": 32}),

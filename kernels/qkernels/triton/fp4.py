@@ -45,10 +45,10 @@ def encode_e2m1(y, GAIN: tl.constexpr = 1.0):
 @triton.jit
 def round_e2m1(y):
     """0 <= y in fp32 -> the E2M1 number nearest to it, ties to even codes, at most 6; in fp32."""
-    size = tl.minimum(y, 6.0)
-    binade = tl.maximum(size.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
-    magic = (binade + (22 << 23)).to(tl.float32, bitcast=True)
-    return (size + magic) - magic
+    bounded = tl.minimum(y, 6.0)
+    power = tl.maximum(bounded.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
+    magic = (power + (22 << 23)).to(tl.float32, bitcast=True)
+    return (bounded + magic) - magic
 
 
 @triton.jit

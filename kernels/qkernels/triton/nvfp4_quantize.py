@@ -2,16 +2,16 @@
 
     gs = 448*6/amax(x) (dynamic, over the finite elements), or given, or 1 (one level)
     s  = e4m3(min(amax_block*gs/6, 448)),  code = e2m1(x*gs/s),  value = code*s/gs
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel.
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. The other rules of TAKES: a least
+scale, four-over-six (the better of s and 1.5*s, by errors summed in fp32), and 16 x 16 blocks; quantize_block.py.
 
-Two paths. Sixteen-bit x whose rows are whole words: a thread holds a block from load to store (fp4_words.py), and
-rotates it by butterflies (butterflies.py). Other x: a tile of any layout, rotated on tensor cores (x in its own
-dtype, or fp32 as three bf16 parts, times +-1; fp32 sums).
+A thread holds a block from load to store (fp4_parts.py; sixteen-bit x by words, fp4_words.py) and rotates it by
+butterflies (butterflies.py), whatever x's dtype and alignment. 1/sqrt(n) is multiplied into the block's factor.
 
-Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major. A program
-reads a tile of rows x columns and writes both outputs of it. The dynamic global scale costs one more read of x
-(amax.py); gs is computed on the device by every program from the partial maxima. Its tiles then run from the last
-back, so that what was read last is still in the L2 cache.
+Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/16], row-major, or blocked (128 x 4
+tiles, padding zero). The dynamic global scale costs one more read of x (amax.py); gs is computed on the device by every
+program from the partial maxima, once for several tiles, which run from the last back: what was read last is still in
+the L2 cache.
 
 Tolerance: fp32 operations in an order of their own, each within 2^-21 of the exact quotient before the final
 rounding, so a scale byte or code may differ from the float64 reference where that lies within 2^-21 of a tie
@@ -21,10 +21,11 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
-global scale 22.4 / 80 / 2.1 us, with Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8; dynamic 42.5 / 146 / 4.0. The
-path without words takes 33.7 / 125 / 2.1, 49.3 / 186 / 2.5 and 98.6 / 381 / 5.0. Compiled for sm_90 words take 13.3
-instructions an element and 18.3 with Hadamard 16, half of which issue on the slower integer pipe (23.7 and 30.6
-without); predicted from that were 24, 26 and 42 us.
+global scale 22.4 / 80 / 2.1 us; before rotations took one multiply-add a stage, few elements 16 to a thread and the
+second pass several tiles to a program, with Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8; dynamic 42.5 / 146 / 4.0.
+Compiled for sm_90, instructions an element: static 13.4, Hadamard 16 17.1 (18.3 before), 128 23.9, blocked scales 14.7,
+four-over-six 36, 16 x 16 blocks 13.9, fp32 15.6; the second pass 12.8 in its loop (18.6 before, of which 5 made gs).
+Predicted from these: Hadamard 16 26 / 96 / 2.05, dynamic 38 / 133 / 3.3, blocked 22.9 / 82 / 2.2, four-over-six 50.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.

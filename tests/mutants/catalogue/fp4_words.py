@@ -76,8 +76,8 @@ MUTANTS = (
     ),
     _w(
         "words-maximum-of-last-part-missing",
-        "            best = largest_words(best, size, HALF, False)\n",
-        "            best = largest_words(best, size, HALF, False) if i < PARTS - 1 else best\n",
+        "        best = largest_words(best, size, HALF, False)\n",
+        "        best = largest_words(best, size, HALF, False) if i < PARTS - 1 else best\n",
         "the last eight elements do not count for the maximum of a block",
         "quantizer:values",
         "mxfp4 floor",
@@ -100,8 +100,8 @@ MUTANTS = (
     ),
     _b(
         "butterfly-across-blocks-halved",
-        "(tl.arange(0, 2) * -2)",
-        "(tl.arange(0, 2) * -1)",
+        "1.0 - 2.0 * (place",
+        "1.0 - 1.0 * (place",
         "the difference between two blocks is only the first of them",
         "quantizer:values",
         "nvfp4 hadamard 32",
