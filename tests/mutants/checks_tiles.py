@@ -11,20 +11,28 @@ from qkernels.norms import rms_norm, silu_mul
 from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.swizzle import to_blocked
-from qkernels.triton import fp4_rows, nvfp4_quantize
+from qkernels.triton import fp4_rows, mxfp4_quantize, nvfp4_quantize
 from tests.mutants.helpers import normal
 
 
 def layouts() -> None:
     """Blocked scales are the linear ones in tiles; given tensors are written; tiles in turn are all taken."""
-    for name in ("nvfp4", "nvfp4_min_scale", "mxfp4_abs_max"):
-        for m, k in ((3, 96), (133, 160)):
-            x = normal(m, k, torch.float16)
-            with poisoned_allocations():
-                linear = quantize(x, name, backend="triton")
-                blocked = quantize(x, name, scale_layout="blocked", backend="triton")
-            assert torch.equal(blocked.data, linear.data), f"{name}: codes beside blocked scales are others"
-            assert torch.equal(blocked.scale, to_blocked(linear.scale)), f"{name} {m}x{k}: blocked scales"
+    rows, squares = (64, 4, 2), (64, 4, 2)
+    for m, k in ((3, 96), (133, 80)):
+        x = normal(m, k, torch.float16)
+        fmt = get_format("nvfp4_min_scale")
+        with poisoned_allocations():
+            linear = nvfp4_quantize.nvfp4_quantize(x, fmt=fmt, global_scale=9.0, shape=rows)
+            blocked = nvfp4_quantize.nvfp4_quantize(
+                x, fmt=fmt, global_scale=9.0, shape=squares, scale_layout="blocked"
+            )
+        assert torch.equal(blocked.data, linear.data), f"{m}x{k}: codes beside blocked scales are others"
+        assert torch.equal(blocked.scale, to_blocked(linear.scale)), f"{m}x{k}: blocked scales"
+    x = normal(3, 96, torch.float16)
+    blocked = mxfp4_quantize.mxfp4_quantize(x, shape=squares, scale_layout="blocked")
+    assert torch.equal(blocked.linear().scale, quantize(x, MXFP4, backend="torch").scale), (
+        "MXFP4's blocked scales"
+    )
     x = normal(9, 96, torch.float16)
     top = torch.full((), 7.0)
     q = quantize(x, NVFP4, backend="triton", global_scale_out=top)

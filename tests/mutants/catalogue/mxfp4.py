@@ -200,8 +200,7 @@ MUTANTS = (
         "inside = (row < m) & (unit",
         "inside = (row <= m) & (unit",
         "a row after the last is read and written",
-        "quantizer:shapes",
-        "mxfp4 floor",
+        "layouts",
     ),
     _m(
         "mx-last-block-unwritten",

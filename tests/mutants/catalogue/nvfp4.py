@@ -110,7 +110,7 @@ MUTANTS = (
         "inside = (row <= m) & (block",
         "a row after the last is read and written",
         "quantizer:shapes",
-        "nvfp4_1l",
+        "nvfp4_2d",
     ),
     _m(
         "nvfp4-last-block-unwritten",
