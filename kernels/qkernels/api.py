@@ -230,8 +230,6 @@ def _fp4_gemm_takes(operand: Tensor | QTensor) -> bool:
     if not isinstance(operand, QTensor):
         return False
     fmt = operand.format
-    if operand.scale_layout != "linear":
-        return False
     return fmt.element == E2M1 and fmt.block_rows == 1 and fmt.global_granularity == "tensor"
 
 
