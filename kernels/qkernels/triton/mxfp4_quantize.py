@@ -8,8 +8,8 @@ clamped at 0. All of it is integer arithmetic on exponent bits (a float log2 is 
 two); an fp32 subnormal has E = 0, and its byte is 0 under every rule whatever its fraction. x/s multiplies by
 a power of two, which is exact, and 3*x/s is rounded once by a fused multiply-add inside the encoder.
 
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. A thread holds a block, or, of few
-elements, half of one, from load to store, whatever x's dtype and alignment (see nvfp4_quantize.py).
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. A thread holds a block, or of few
+elements half a block, from load to store, whatever x's dtype and alignment (see nvfp4_quantize.py).
 Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/32], row-major, or blocked (128 x 4
 tiles, padding zero).
 
@@ -18,7 +18,7 @@ an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 22.4 / 82 /
-2.1 us; before rotations took one multiply-add a stage and few elements two threads a block, with Hadamard 32 27.8 / 103 /
+2.1 us; before rotations took one multiply-add a stage, and few elements two threads a block, Hadamard 32 27.8 / 103 /
 2.2, 128 34.4 / 127 / 2.4. Compiled for sm_90, instructions an element: 11.0, Hadamard 32 16.0 (17.2 before), 128 20.3
 (23.3), blocked scales 12.3, quest 15.3; a thread's 384 for half a block rotated by 128 (746 for a whole one before).
 Predicted from these: Hadamard 32 26 / 97 / 2.0, 128 30.5 / 113 / 2.1, quest 25, blocked 22.9 / 83 / 2.2.

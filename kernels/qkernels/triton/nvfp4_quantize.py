@@ -22,7 +22,7 @@ Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and 
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
 global scale 22.4 / 80 / 2.1 us; before rotations took one multiply-add a stage, few elements 16 to a thread and the
-second pass several tiles to a program, with Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8; dynamic 42.5 / 146 / 4.0.
+second pass several tiles to a program, Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8, dynamic 42.5 / 146 / 4.0.
 Compiled for sm_90, instructions an element: static 13.4, Hadamard 16 17.1 (18.3 before), 128 23.9, blocked scales 14.7,
 four-over-six 36, 16 x 16 blocks 13.9, fp32 15.6; the second pass 12.8 in its loop (18.6 before, of which 5 made gs).
 Predicted from these: Hadamard 16 26 / 96 / 2.05, dynamic 38 / 133 / 3.3, blocked 22.9 / 82 / 2.2, four-over-six 50.
