@@ -34,6 +34,7 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "product": "checks_product",
     "exact": "checks_kernels",
     "rotations": "checks_kernels",
+    "e2m1": "checks_kernels",
     "amax": "checks_kernels",
     "offsets": "checks_memory",
     "refusals": "checks_refusals",

@@ -7,6 +7,7 @@ made of stands beside it (EXPECTED in its file). Tensors are uninitialised and n
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -354,6 +355,15 @@ def prepared_cases() -> list[qbench.CompileCase]:
             f"mxfp4_fold[m=4096,k={K}]",
             lambda: mxfp4_fold.mxfp4_fold(matrix(4096)),
             {"mxfp4_fold_kernel": mxfp4_fold.expected()},
+        ),
+        qbench.CompileCase(
+            f"mxfp4_fold[m=4096,k={K},had=32]",
+            lambda: mxfp4_fold.mxfp4_fold(matrix(4096), hadamard=32),
+            {
+                "mxfp4_fold_kernel": dataclasses.replace(
+                    mxfp4_fold.expected(), unsupported={"sm_80": "no conversion to E4M3"}
+                )
+            },
         ),
         *(
             qbench.CompileCase(

@@ -83,6 +83,14 @@ MUTANTS = (
         "mxfp4 floor",
     ),
     _w(
+        "words-not-odd",
+        "        sizes += (values(size, HALF),)\n",
+        "        sizes += (values(size, HALF) * tl.where(values(words[i], HALF) > 0, 1.05, 1.0),)\n",
+        "positive and negative numbers are not rounded alike",
+        "quantizer:properties",
+        "nvfp4_1l",
+    ),
+    _w(
         "words-gain-forgotten",
         "sizes[i] * gain",
         "sizes[i]",
