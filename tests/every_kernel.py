@@ -19,7 +19,19 @@ from qbench import gemm_error, within
 from qkernels import reference
 from qkernels.api import matmul, quantize
 from qkernels.compare import compare_quantized
-from qkernels.format import FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format, get_format
+from qkernels.format import (
+    FP8,
+    FP8_BLOCK,
+    FP8_BLOCK_2D,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    INT8_TOKEN,
+    NVFP4,
+    NVFP4_1L,
+    Format,
+    get_format,
+)
 from qkernels.fused import rms_norm_quantize, silu_mul_quantize
 from qkernels.norms import add_residual
 from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
@@ -43,7 +55,7 @@ QUANTIZERS: tuple[tuple[Format, dict[str, Any]], ...] = (
     *((fmt, {"hadamard": n}) for fmt in (NVFP4, get_format("mxfp4")) for n in fmt.hadamard),
     *((fmt, {"hadamard": n, "scale_layout": "blocked"}) for fmt in (NVFP4, get_format("mxfp4")) for n in (32, 128)),
     *((fmt, {"scale_layout": "blocked"}) for fmt in (NVFP4, get_format("nvfp4_token"), get_format("mxfp4"))),
-    *((fmt, {}) for fmt in (FP8, FP8_TOKEN, INT8_TOKEN, INT8_ASYM)),
+    *((fmt, {}) for fmt in (FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8_TOKEN, INT8_ASYM)),
     (FP8, {"scale": 0.02}),
     (INT8, {"scale": 0.03}),
     (INT8_ASYM, {"scale": 0.03, "zero_point": -5}),
@@ -59,10 +71,13 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 def quantizers() -> Iterator[Run]:
     for dtype in DTYPES:
         for fmt, options in QUANTIZERS:
-            for rows, k in ((3, 128), (33, 1024 + 128)) if fmt.block else ((3, 17), (33, 1025), (2, 20000)):
-                x = normal(rows, k, dtype=dtype).cuda()
+            shapes = (
+                ((3, 128), (33, 1024 + 128)) if fmt.block else ((3, 17), (33, 1025), (33, 1032), (2, 20000))
+            )
+            for rows, k, gap in ((*shape, gap) for shape in shapes for gap in (0, 16)):
+                x = normal(rows, k + gap, dtype=dtype).cuda()[:, :k]
                 yield (
-                    f"{fmt.name} {options or ''} {dtype} {rows}x{k}",
+                    f"{fmt.name} {options or ''} {dtype} {rows}x{k}{' with gaps' * bool(gap)}",
                     lambda x=x, fmt=fmt, options=options: quantize(x, fmt, backend="triton", **options),
                     lambda q, x=x, fmt=fmt, options=options: compare_quantized(q, x, fmt, **options),
                 )

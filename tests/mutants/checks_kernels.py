@@ -46,6 +46,8 @@ def _inputs(fmt: Format, scale: float | None) -> Iterator[Tensor]:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         yield normal(3, 96, dtype)
     yield normal(4, 64) * torch.tensor([1e-38, 1e-20, 1e20, 1e37])[:, None]
+    if not fmt.block:
+        yield from _by_words()
 
 
 def _exact_nvfp4() -> Tensor:
@@ -110,6 +112,17 @@ def _scaled(points: Tensor, top: float, scale: float | None) -> Iterator[Tensor]
         [torch.zeros(40), flat, nearly, -1e6 * nearly, ends, ends * 1e-38, ends * 1e-44, ends.abs()]
     )
     yield torch.tensor([[0.0, -0.0, math.inf, -math.inf, math.nan, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0, 7e-46]])
+
+
+def _by_words() -> Iterator[Tensor]:
+    """Sixteen-bit rows that leave part of a program's threads without elements, and rows of two parts (a program's 512
+    threads take 4096 elements at a time), whose extremes stand in the last place."""
+    for dtype in (torch.bfloat16, torch.float16):
+        yield normal(3, 40, dtype).abs() + 1
+        yield -(normal(3, 40, dtype).abs() + 1)
+        x = normal(3, 4096 + 40, dtype)
+        x[:2, -1] = torch.tensor([-60.0, 60.0])
+        yield x
 
 
 def amax() -> None:

@@ -36,7 +36,7 @@ def _spread(x: Tensor) -> Tensor:
 
 def offsets() -> None:
     """Offsets beyond 2^31 elements in every kernel's rows: inputs, packed operands, their scales, the product."""
-    x = normal(3, 64, torch.float16)
+    x = normal(3, 128, torch.float16)
     far = _spread(x)
     for name in (
         "nvfp4 static",
@@ -44,12 +44,18 @@ def offsets() -> None:
         "mxfp4 floor",
         "fp8 static",
         "fp8_token",
+        "fp8_block",
+        "fp8_block_2d",
         "int8 static",
         "int8_token",
     ):
         subject = SUBJECTS[name]
         wrong = difference(subject.quantize(far), subject.quantize(x))
         assert not wrong, f"{name} of rows 2^30 elements apart: {wrong}"
+    wide = normal(3, 128)  # fp32: the paths without words
+    for name in ("fp8_token", "fp8_block", "fp8_block_2d", "int8_token"):
+        wrong = difference(SUBJECTS[name].quantize(_spread(wide)), SUBJECTS[name].quantize(wide))
+        assert not wrong, f"{name} of fp32 rows 2^30 elements apart: {wrong}"
     assert int(partial_amax(far).max()) == int(partial_amax(x).max()), (
         "the maximum of rows 2^30 elements apart"
     )

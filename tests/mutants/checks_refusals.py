@@ -15,6 +15,7 @@ from qkernels.format import FORMATS, NVFP4, NVFP4_1L
 from qkernels.memory import memory_rows
 from qkernels.triton.fp4_gemm import fp4_gemm
 from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
+from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.fp8_quantize import fp8_quantize
 from qkernels.triton.int8_quantize import int8_quantize
 from qkernels.triton.mxfp4_quantize import mxfp4_quantize
@@ -74,11 +75,33 @@ def _of_quantizers(x: Tensor) -> list[tuple[str, Call, str]]:
         ("a global scale in fp16", lambda: nvfp4_quantize(x, global_scale=one.half()), "one float32 value"),
         ("two global scales", lambda: nvfp4_quantize(x, global_scale=torch.ones(2)), "one float32 value"),
         ("a global scale with one level", lambda: nvfp4_quantize(x, global_scale=one, fmt=NVFP4_1L), "one scale"),
+        *_of_outputs(x),
         ("a static scale per token", lambda: fp8_quantize(x, 0.1, per_token=True), "per tensor"),
         ("a zero point in float", lambda: int8_quantize(x, 0.1, zero_point=one, symmetric=False), "int32"),
         ("a zero point of 2^23", lambda: int8_quantize(x, 0.1, zero_point=1 << 23, symmetric=False), "beyond 2"),
         ("a zero point when symmetric", lambda: int8_quantize(x, 0.1, zero_point=3), "symmetric is True"),
         ("no zero point when asymmetric", lambda: int8_quantize(x, 0.1, symmetric=False), "together"),
+    ]  # fmt: skip
+
+
+def _of_outputs(x: Tensor) -> list[tuple[str, Call, str]]:
+    codes = torch.empty(4, 64, dtype=torch.float8_e4m3fn)
+    shared = torch.zeros(4, 256, dtype=torch.uint8)
+    same = shared[:, :128].view(torch.float16)
+    within = shared.view(-1)[64:320].view(torch.int8).view(4, 64)
+    square = torch.empty(64, 64, dtype=torch.float8_e4m3fn)
+    return [
+        ("FP8 into int8", lambda: fp8_quantize(x, out=codes.view(torch.int8)), "pass one of torch.float8_e4m3fn"),
+        ("FP8 into fewer rows", lambda: fp8_quantize(x, out=codes[:3]), "pass one of [4, 64]"),
+        ("FP8 into a transposed matrix", lambda: fp8_quantize(normal(64, 64), out=square.T), "contiguous"),
+        ("a scale into a wrong place", lambda: fp8_quantize(x, scale_out=torch.empty(4, 1)), "pass one of [1]"),
+        ("INT8 in place", lambda: int8_quantize(same, out=within), "shares memory"),
+        ("a static scale to be written", lambda: fp8_quantize(x, 0.1, scale_out=torch.empty(1)), "leave scale_out out"),
+        ("a static INT8 scale to be written", lambda: int8_quantize(x, 0.1, scale_out=torch.empty(1)), "scale_out out"),
+        ("a zero point to be written, symmetric",
+         lambda: int8_quantize(x, zero_point_out=torch.empty(4, 1, dtype=torch.int32)), "leave zero_point_out out"),
+        ("blocks of 64 rows", lambda: fp8_block_quantize(normal(4, 128), rows=64), "use 1 (activations) or 128"),
+        ("FP8 blocks of K = 192", lambda: fp8_block_quantize(normal(4, 192)), "not a multiple of the block 128"),
     ]  # fmt: skip
 
 

@@ -13,7 +13,6 @@ _fp4 = partial(Mutant, file="qkernels/triton/fp4.py")
 _mxfp4 = partial(Mutant, file="qkernels/triton/mxfp4_quantize.py")
 _gemm = partial(Mutant, file="qkernels/triton/fp4_gemm.py")
 _quantize = partial(Mutant, file="qkernels/quantize.py")
-_fp8 = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
 _amax = partial(Mutant, file="qkernels/triton/amax.py")
 _launch = partial(Mutant, file="qkernels/triton/launch.py")
 
@@ -37,18 +36,6 @@ EQUIVALENT = (
             "e2m1",
         ),
         "The quantum of [4, 8) is 2, so everything in [5, 7) rounds to 6: for any limit below 7 the code is the same.",
-    ),
-    Equivalent(
-        _fp8(
-            "fp8-not-clamped-before-the-instruction",
-            "bounded = tl.clamp(y, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)",
-            "bounded = y",
-            "nothing is clamped before the hardware's cast",
-            "quantizer:boundaries",
-            "fp8 static",
-        ),
-        "Triton casts by cvt.rn.satfinite.e4m3x2.f32, which saturates finite numbers and infinities at 448 and keeps "
-        "NaN; the repaired interpreter does the same. The clamp guards against a back end that would not.",
     ),
     Equivalent(
         _amax(

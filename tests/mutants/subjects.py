@@ -135,6 +135,8 @@ SUBJECTS: dict[str, Subject] = {
     "fp8": Subject("fp8"),
     "fp8 static": Subject("fp8", {"scale": 0.02}),
     "fp8_token": Subject("fp8_token"),
+    "fp8_block": Subject("fp8_block"),
+    "fp8_block_2d": Subject("fp8_block_2d"),
     "fp8 by arithmetic": Subject("fp8", {"scale": 0.02}, arithmetic=True),
     "fp8_token by arithmetic": Subject("fp8_token", arithmetic=True),
     "int8 static": Subject("int8", {"scale": 0.03}),

@@ -253,7 +253,7 @@ def test_a_long_row_finds_its_extreme_in_every_piece() -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = normal(64, 96)
+    x = normal(128, 256)
     with pytest.raises(ValueError, match=r"use x\.contiguous\(\)"):
         run(x.T, fmt, **static)
     check(x.T.contiguous(), fmt, **static)
@@ -262,10 +262,10 @@ def test_a_transposed_matrix_is_refused_with_the_remedy(fmt: Format) -> None:
 @pytest.mark.parametrize("fmt", TRITON_FORMATS, **by_name)
 def test_no_rows_give_an_empty_result(fmt: Format) -> None:
     static = {"scale": 0.03} if fmt == INT8 else {}
-    x = torch.empty(0, 64, dtype=torch.float16, device=DEVICE)
+    x = torch.empty(0, 128, dtype=torch.float16, device=DEVICE)
     q = run(x, fmt, **static)
-    assert q.shape == (0, 64)
-    assert q.dequantize().shape == (0, 64)
+    assert q.shape == (0, 128)
+    assert q.dequantize().shape == (0, 128)
     expected = quantize(x, fmt, **static)
     assert q.scale.shape == expected.scale.shape
     if fmt.global_granularity == "row":
@@ -370,7 +370,9 @@ def test_real_shapes_compiled(shape: tuple[int, int], dtype: torch.dtype) -> Non
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, INT8_TOKEN], **by_name)
+@pytest.mark.parametrize(
+    "fmt", [NVFP4, FORMATS["mxfp4"], FP8, FP8_TOKEN, FORMATS["fp8_block"], INT8_TOKEN], **by_name
+)
 def test_rows_beyond_two_to_the_31_elements_compiled(fmt: Format) -> None:
     rows, k = 65537, 32768
     x = torch.randn(rows, k, device="cuda", dtype=torch.float16)

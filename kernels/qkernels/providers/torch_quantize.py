@@ -81,6 +81,8 @@ def _runner(x: Tensor, options: QuantizeOptions, formula: Formula) -> Callable[[
 
 def _formula(options: QuantizeOptions) -> Formula:
     require(options, "the plain torch formula", TAKES)
+    if not options.format.symmetric and (options.scale is None) != (options.zero_point is None):
+        raise ValueError(f"{options.format.name} takes scale and zero_point together (static) or neither")
     return _FORMULAS[options.format, options.scale is not None]
 
 

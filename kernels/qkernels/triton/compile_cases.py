@@ -29,6 +29,7 @@ from qkernels.triton import (
     fp4_silu,
     fp4_stream,
     fp4_unpack,
+    fp8_block,
     fp8_quantize,
     int8_quantize,
     mxfp4_fold,
@@ -46,6 +47,11 @@ N, K = 8192, 8192
 
 def matrix(m: int, k: int = K, dtype: str = "bf16") -> Tensor:
     return torch.empty(m, k, dtype=DTYPES[dtype], device="cuda")
+
+
+def gapped(m: int, k: int = K, dtype: str = "bf16") -> Tensor:
+    """Rows with 16 elements between them."""
+    return matrix(m, k + 16, dtype)[:, :k]
 
 
 def one(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -189,57 +195,96 @@ def mxfp4_cases() -> list[qbench.CompileCase]:
 
 
 def fp8_cases() -> list[qbench.CompileCase]:
-    def tensor(dtype: str, scale: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
-        expect = {"fp8_tensor_kernel": fp8_quantize.expected(k, m)}
+    def tensor(
+        dtype: str, scale: str, m: int = 4096, k: int = K, gaps: bool = False, fast: bool = False
+    ) -> qbench.CompileCase:
+        kernel = "fp8_tensor_kernel" if gaps else "fp8_flat_kernel"
+        expect = {kernel: fp8_quantize.expected(k, m)}
         if scale == "dynamic":
             expect |= amax.expected(dtype, 0, k)
+        x = gapped if gaps else matrix
         return qbench.CompileCase(
-            f"fp8_quantize[{dtype},{scale},m={m},k={k}]",
-            lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), one() if scale == "static" else None),
+            f"fp8_quantize[{dtype},{scale}{',gaps' * gaps},m={m},k={k}]",
+            lambda: fp8_quantize.fp8_quantize(x(m, k, dtype), one() if scale == "static" else None),
             expect,
             fast,
         )
 
     def token(dtype: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
+        kernel, store = ("fp8_token_kernel", 128) if dtype == "fp32" else ("fp8_token_words_kernel", 64)
         return qbench.CompileCase(
             f"fp8_token_quantize[{dtype},m={m},k={k}]",
             lambda: fp8_quantize.fp8_quantize(matrix(m, k, dtype), per_token=True),
-            {"fp8_token_kernel": fp8_quantize.expected(k, m)},
+            {kernel: fp8_quantize.expected(k, m, store)},
             fast,
+        )
+
+    def block(dtype: str, rows: int, m: int = 4096, gaps: bool = False) -> qbench.CompileCase:
+        tile = "fp8_block_kernel" if rows == 1 else "fp8_block_2d_kernel"
+        x = gapped if gaps else matrix
+        return qbench.CompileCase(
+            f"fp8_block_quantize[{dtype},rows={rows}{',gaps' * gaps},m={m},k={K}]",
+            lambda: fp8_block.fp8_block_quantize(x(m, K, dtype), rows=rows),
+            {tile if dtype == "fp32" else "fp8_block_words_kernel": fp8_block.expected(dtype)},
         )
 
     return [
         *(tensor(dtype, "static") for dtype in ("bf16", "fp32")),
         tensor("bf16", "dynamic"),
+        tensor("fp16", "dynamic"),
         tensor("bf16", "static", m=16),
         tensor("bf16", "static", k=8191),
+        tensor("bf16", "static", gaps=True),
+        *(
+            qbench.CompileCase(
+                f"fp8_quantize[bf16,dynamic,m={m},k={K}]",
+                lambda m=m: fp8_quantize.fp8_quantize(matrix(m)),  # type: ignore[misc]
+                {"fp8_small_kernel": fp8_quantize.expected(K, 16)},
+            )
+            for m in (1, 4)
+        ),
         token("bf16", fast=True),
+        token("fp16", m=8192, k=16384),
+        token("bf16", m=16),
         token("bf16", k=28672),
+        *(token("fp32", k=k) for k in (K, 28672)),
+        *(block(dtype, rows) for dtype in ("fp16", "bf16", "fp32") for rows in (1, 128)),
+        block("bf16", 1, gaps=True),
     ]
 
 
 def int8_cases() -> list[qbench.CompileCase]:
-    def case(dtype: str, kind: str, m: int = 4096, k: int = K, fast: bool = False) -> qbench.CompileCase:
+    def case(
+        dtype: str, kind: str, m: int = 4096, k: int = K, gaps: bool = False, fast: bool = False
+    ) -> qbench.CompileCase:
         static, symmetric = kind.startswith("static"), not kind.endswith("asymmetric")
+        x = gapped if gaps else matrix
 
         def launch() -> None:
             zero = one(torch.int32) if static and not symmetric else None
             scale = one() if static else None
-            int8_quantize.int8_quantize(matrix(m, k, dtype), scale, zero_point=zero, symmetric=symmetric)
+            int8_quantize.int8_quantize(x(m, k, dtype), scale, zero_point=zero, symmetric=symmetric)
 
-        kernel = "int8_static_kernel" if static else "int8_token_kernel"
-        return qbench.CompileCase(
-            f"int8_quantize[{dtype},{kind},m={m},k={k}]", launch, {kernel: int8_quantize.expected(k, m)}, fast
-        )
+        words = dtype != "fp32" and k % 8 == 0
+        if static:
+            kernel = "int8_static_kernel" if gaps else "int8_flat_kernel"
+        else:
+            kernel = "int8_token_words_kernel" if words else "int8_token_kernel"
+        expect = {kernel: int8_quantize.expected(k, m, 64 if words and not static else 128)}
+        name = f"int8_quantize[{dtype},{kind}{',gaps' * gaps},m={m},k={k}]"
+        return qbench.CompileCase(name, launch, expect, fast)
 
     return [
         case("bf16", "static"),
+        case("bf16", "static", gaps=True),
         case("bf16", "static_asymmetric"),
         case("bf16", "static", m=16),
         case("bf16", "token", fast=True),
+        case("fp16", "token", m=8192, k=16384),
         case("bf16", "token", k=28672),
         case("bf16", "token", k=8191),
-        case("fp32", "token_asymmetric"),
+        *(case(dtype, "token_asymmetric") for dtype in ("fp16", "bf16", "fp32")),
+        case("fp32", "token", k=28672),
     ]
 
 
@@ -400,14 +445,19 @@ def launch_of(case: str) -> Callable[[], object] | None:
     if op.endswith(("_rms_norm", "_silu_mul")):
         return _fused_of(op, m, k, axes)
     scale, dtype = axes.get("scale", ""), {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
-    given = scale == "static"
+    given = scale.startswith("static")
+    if op == "fp8_quantize" and scale.startswith("block"):
+        rows = 128 if scale == "block2d" else 1
+        return lambda: fp8_block.fp8_block_quantize(matrix(m, k, dtype), rows=rows)
     if op == "fp8_quantize":
         return lambda: fp8_quantize.fp8_quantize(
             matrix(m, k, dtype), one() if given else None, per_token=scale == "token"
         )
     if op == "int8_quantize":
+        symmetric = not scale.endswith("asymmetric")
+        zero = one(torch.int32) if given and not symmetric else None
         return lambda: int8_quantize.int8_quantize(
-            matrix(m, k, dtype), one() if given else None, symmetric=scale != "asymmetric"
+            matrix(m, k, dtype), one() if given else None, zero_point=zero, symmetric=symmetric
         )
     fmt = get_format(op.removesuffix("_quantize"))
     return lambda: fp4_gemm.quantize_fp4(

@@ -11,7 +11,8 @@ them, or (flat.py) of one long row where there are none. Per token a row: sixtee
 packed in registers up to 32768 elements; other x as fp32, up to 16384 elements, and read twice beyond.
 
 Launches overlap from sm_90 (early.py). The second kernel of a dynamic scale is brought in while the first, of the
-maxima, runs, reads its first tile meanwhile, and goes from the last tile back, which is in the L2 cache.
+maxima, runs, reads its first tile meanwhile, and goes from the last tile back, which is in the L2 cache. Up to 32768
+elements take one launch (fp8_small.py).
 
 Tolerance: none. Each formula is fp32 in the order written with correctly rounded division, so the bits equal
 the reference's. The per-token quotient is `correct_quotient`: s >= 4e-6 and amax/s <= 448 keep it in range
@@ -49,6 +50,7 @@ from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits
 from qkernels.triton.fp8_block import fp8_block_quantize
+from qkernels.triton.fp8_small import choose_small, fp8_small_kernel, is_small
 from qkernels.triton.launch import (
     as_scale,
     check_matrix,
@@ -69,14 +71,14 @@ DYNAMIC = Flat(block=4096, warps=4)
 """How tensors without gaps are cut under a given and under a computed scale."""
 
 
-def expected(k: int, m: int = 4096) -> qbench.Expectation:
-    """What both kernels must be compiled to: the hardware's cast from sm_90, arithmetic before."""
+def expected(k: int, m: int = 4096, store_bits: int = 128) -> qbench.Expectation:
+    """What the kernels must be compiled to: the hardware's cast from sm_90, arithmetic before."""
     cast = ("F2FP.E4M3",)
     return qbench.Expectation(
         required={"sm_90 sm_100 sm_103 sm_120": cast},
         forbidden={BEFORE_HOPPER: cast},
         load_bits=widths(k, 128),
-        store_bits=widths(k, 128 if m >= 1024 else 64),
+        store_bits=widths(k, store_bits if m >= 1024 else 64),
     )
 
 
@@ -183,7 +185,7 @@ def fp8_quantize(
 
     scale           one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor
     out, scale_out  float8_e4m3fn [M, K] and (of a computed scale) float32 [1] or [M, 1] to write into; contiguous
-    flat, row       how x is cut (by default as measured best); early: launches may overlap
+    flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if per_token and scale is not None:
@@ -213,6 +215,14 @@ def _launch_tensor(
     x: Tensor, out: Tensor, scales: Tensor, dynamic: bool, flat: Flat | None, early: bool
 ) -> None:
     (m, k), hardware = x.shape, has_e4m3_cast(x.device)
+    if dynamic and flat is None and is_small(x):
+        n, row = x.numel(), choose_small(x.numel())
+        with torch.cuda.device_of(x):
+            fp8_small_kernel[(row.parts(n),)](
+                x, out, scales, n, THREADS=32 * row.warps, PARTS=row.parts(n), EVEN=row.even(n), HARDWARE=hardware,
+                EARLY=early, num_warps=row.warps, enable_fp_fusion=False, launch_pdl=early,
+            )  # fmt: skip
+        return
     partial = partial_amax(x, early=early) if dynamic else None
     partials = 0 if partial is None else partial.numel()
     with torch.cuda.device_of(x):

@@ -41,7 +41,7 @@ from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import widths
-from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile
+from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 from qkernels.triton.outputs import output
@@ -55,9 +55,9 @@ STATIC = Flat(block=4096, warps=4)
 """How tensors without gaps are cut under a given scale."""
 
 
-def expected(k: int, m: int = 4096) -> qbench.Expectation:
-    """What both kernels must be compiled to."""
-    return qbench.Expectation(load_bits=widths(k, 128), store_bits=widths(k, 128 if m >= 1024 else 64))
+def expected(k: int, m: int = 4096, store_bits: int = 128) -> qbench.Expectation:
+    """What the kernels must be compiled to."""
+    return qbench.Expectation(load_bits=widths(k, 128), store_bits=widths(k, store_bits if m >= 1024 else 64))
 
 
 _LARGEST = tl.constexpr(FLOAT32_MAX)
@@ -103,11 +103,19 @@ def int8_flat_kernel(
     x = load_tile(x_ptr, turn, n, BLOCK, EVEN, LOAD)
     if TURNS:
         for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
-            following = load_tile(x_ptr, later, n, BLOCK, EVEN, LOAD)
+            following = load_tile(x_ptr, tile_at(later, tiles, False), n, BLOCK, EVEN, LOAD)
             codes = static_codes(x, scale_ptr, zero_ptr, SYMMETRIC)
-            store_tile(out_ptr, turn, n, codes, BLOCK, EVEN, STORE)
+            store_tile(out_ptr, tile_at(turn, tiles, False), n, codes, BLOCK, EVEN, STORE)
             turn, x = later, following
-    store_tile(out_ptr, turn, n, static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), BLOCK, EVEN, STORE)
+    store_tile(
+        out_ptr,
+        tile_at(turn, tiles, False),
+        n,
+        static_codes(x, scale_ptr, zero_ptr, SYMMETRIC),
+        BLOCK,
+        EVEN,
+        STORE,
+    )
 
 
 @triton.jit
@@ -187,7 +195,7 @@ def int8_quantize(
     scale           one fp32, finite and > 0, for the whole tensor; then `per_token` does not apply
     zero_point      one int32 of magnitude at most 2^22 - 128, needed with a scale when not symmetric
     out, scale_out, zero_point_out  int8 [M, K] and, where computed, float32 and int32 [M, 1] to write into; contiguous
-    flat, row       how x is cut (by default as measured best); early: launches may overlap
+    flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
     Values of tensors are not checked. Raises TypeError or ValueError for input the kernel does not take.
     """
     if symmetric and zero_point is not None:

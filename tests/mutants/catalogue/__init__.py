@@ -25,6 +25,7 @@ from tests.mutants.catalogue import (
     reference,
     reference_rules,
     rest,
+    scaled,
     stream,
     tiles,
 )
@@ -41,6 +42,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *fp8.MUTANTS,
     *int8.MUTANTS,
     *int8_token.MUTANTS,
+    *scaled.MUTANTS,
     *amax_launch.MUTANTS,
     *decode.MUTANTS,
     *gemm_mainloop.MUTANTS,

@@ -7,36 +7,37 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
+_c = partial(Mutant, file="qkernels/triton/scaled_codes.py")
 _SECOND = """            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
             tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 """
 
 MUTANTS = (
-    _m(
+    _c(
         "fp8-clamp-loses-nan",
-        "tl.clamp(y, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)",
-        "tl.maximum(tl.minimum(y, 448.0), -448.0)",
-        "the clamp turns NaN into a finite number",
+        "return y.to(tl.float8e4nv)",
+        "return tl.maximum(tl.minimum(y, 448.0), -448.0).to(tl.float8e4nv)",
+        "a clamp turns NaN into a finite number",
         "quantizer:nonfinite",
         "fp8 static",
     ),
-    _m(
+    _c(
         "fp8-clamp-at-half",
-        "tl.clamp(y, -448.0, 448.0,",
-        "tl.clamp(y, -240.0, 240.0,",
+        "return y.to(tl.float8e4nv)",
+        "return tl.clamp(y, -240.0, 240.0, propagate_nan=tl.PropagateNan.ALL).to(tl.float8e4nv)",
         "codes saturate at 240, the largest of another FP8 type",
         "quantizer:values",
         "fp8 static",
     ),
-    _m(
+    _c(
         "fp8-static-divides",
         "to_e4m3(x * inverse, HARDWARE)",
-        "to_e4m3(tl.div_rn(x, scale), HARDWARE)",
+        "to_e4m3(tl.div_rn(x, tl.div_rn(1.0, inverse)), HARDWARE)",
         "x/s where the formula says x*(1/s)",
         "quantizer:ties",
         "fp8 static",
     ),
-    _m(
+    _c(
         "fp8-static-scale-inverted",
         "        scale = tl.load(scale_ptr)\n",
         "        scale = tl.div_rn(1.0, tl.load(scale_ptr))\n",
@@ -44,7 +45,7 @@ MUTANTS = (
         "quantizer:values",
         "fp8 static",
     ),
-    _m(
+    _c(
         "fp8-static-scale-ignored",
         "        scale = tl.load(scale_ptr)\n",
         "        scale = 1.0\n",
@@ -52,7 +53,7 @@ MUTANTS = (
         "quantizer:values",
         "fp8 static",
     ),
-    _m(
+    _c(
         "fp8-scale-of-447",
         "tl.div_rn(amax, 448.0)",
         "tl.div_rn(amax, 447.0)",
@@ -60,15 +61,15 @@ MUTANTS = (
         "quantizer:values",
         "fp8",
     ),
-    _m(
+    _c(
         "fp8-zero-tensor-nan",
-        "inverse = tl.minimum(tl.div_rn(1.0, scale), _LARGEST)",
-        "inverse = tl.div_rn(1.0, scale)",
+        "return tl.minimum(tl.div_rn(1.0, scale), _LARGEST), finite",
+        "return tl.div_rn(1.0, scale), finite",
         "0*inf: a zero tensor becomes NaN",
         "quantizer:boundaries",
         "fp8",
     ),
-    _m(
+    _c(
         "fp8-nonfinite-tensor-silently-finite",
         'scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))',
         "scale = tl.where(finite, tl.div_rn(amax, 448.0), 1.0)",
@@ -76,12 +77,12 @@ MUTANTS = (
         "quantizer:nonfinite",
         "fp8",
     ),
-    _m(
+    _c(
         "fp8-scale-never-written",
         "if tl.program_id(0) + tl.program_id(1) == 0:",
         "if tl.program_id(0) + tl.program_id(1) == 1:",
         "the dynamic scale of a matrix of one tile is never written",
-        "quantizer:stale",
+        "exact",
         "fp8",
     ),
     _m(
@@ -89,7 +90,7 @@ MUTANTS = (
         "inside = (row < m)[:, None] & (column < k)[None, :]",
         "inside = (row < m)[:, None] & (column <= k)[None, :]",
         "one element after each row is read and written",
-        "quantizer:shapes",
+        "quantizer:layouts",
         "fp8 static",
     ),
     _m(
@@ -97,7 +98,7 @@ MUTANTS = (
         "inside = (row < m)[:, None] & (column < k)[None, :]",
         "inside = (row < m - 1)[:, None] & (column < k)[None, :]",
         "the last row is never written",
-        "quantizer:stale",
+        "quantizer:layouts",
         "fp8 static",
     ),
     _m(
@@ -125,8 +126,8 @@ MUTANTS = (
     ),
     _m(
         "fp8-tensor-scale-of-one-tile",
-        "        partial = partial_amax(x) if m > 0 else None\n",
-        "        partial = partial_amax(x[:, :1024]) if m > 0 else None\n",
+        "    partial = partial_amax(x, early=early) if dynamic else None\n",
+        "    partial = partial_amax(x[:, :1024], early=early) if dynamic else None\n",
         "the dynamic maximum misses the columns after the first 1024",
         "quantizer:shapes",
         "fp8",

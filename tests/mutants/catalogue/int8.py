@@ -7,11 +7,12 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/int8_quantize.py")
+_c = partial(Mutant, file="qkernels/triton/scaled_codes.py")
 _ROUND = "return (y + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000"
 _CLAMP = "round_even(tl.maximum(tl.minimum(y, 127.0 - shift), -128.0 - shift))"
 
 MUTANTS = (
-    _m(
+    _c(
         "int8-truncates",
         _ROUND,
         "return y.to(tl.int32)",
@@ -19,7 +20,7 @@ MUTANTS = (
         "quantizer:values",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-ties-half-up",
         _ROUND,
         "return tl.floor(y + 0.5).to(tl.int32)",
@@ -27,7 +28,7 @@ MUTANTS = (
         "quantizer:ties",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-ties-away",
         _ROUND,
         "return tl.where(y < 0, -tl.floor(0.5 - y), tl.floor(y + 0.5)).to(tl.int32)",
@@ -35,7 +36,7 @@ MUTANTS = (
         "quantizer:ties",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-minus-128-unreachable",
         "divisor * -128.25",
         "divisor * -127.25",
@@ -43,7 +44,7 @@ MUTANTS = (
         "quantizer:values",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-wraps",
         "tl.maximum(tl.minimum(x * factor, divisor * 127.25), divisor * -128.25)",
         "x * factor",
@@ -51,7 +52,7 @@ MUTANTS = (
         "quantizer:values",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-clamp-before-zero-point",
         _CLAMP,
         "round_even(tl.maximum(tl.minimum(y, 127.0), -128.0))",
@@ -59,7 +60,7 @@ MUTANTS = (
         "quantizer:values",
         "int8_asym static",
     ),
-    _m(
+    _c(
         "int8-zero-point-sign",
         "-128.0 - shift)) + zero_point",
         "-128.0 - shift)) - zero_point",
@@ -67,7 +68,7 @@ MUTANTS = (
         "quantizer:values",
         "int8_asym static",
     ),
-    _m(
+    _c(
         "int8-nan-not-zero",
         "return tl.where(y == y, code, 0).to(tl.int8)",
         "return code.to(tl.int8)",
@@ -75,7 +76,7 @@ MUTANTS = (
         "quantizer:nonfinite",
         "int8_asym static",
     ),
-    _m(
+    _c(
         "int8-symmetric-nan-not-zero",
         "return tl.where(x == x, code, 0).to(tl.int8)",
         "return code.to(tl.int8)",
@@ -83,7 +84,7 @@ MUTANTS = (
         "quantizer:nonfinite",
         "int8 static",
     ),
-    _m(
+    _c(
         "int8-static-reciprocal",
         "correct_quotient(bounded, divisor, tl.div_rn(1.0, divisor))",
         "bounded * tl.div_rn(1.0, divisor)",
@@ -104,7 +105,7 @@ MUTANTS = (
         "inside = (row < m)[:, None] & (column < k)[None, :]",
         "inside = (row < m)[:, None] & (column <= k)[None, :]",
         "one element after each row is read and written",
-        "quantizer:shapes",
+        "quantizer:layouts",
         "int8 static",
     ),
     _m(

@@ -7,6 +7,7 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/int8_quantize.py")
+_c = partial(Mutant, file="qkernels/triton/scaled_codes.py")
 
 MUTANTS = (
     # --- per token
@@ -100,7 +101,7 @@ MUTANTS = (
         "quantizer:shapes",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-scale-of-256",
         "scale = tl.div_rn(spread, 255.0)",
         "scale = tl.div_rn(spread, 256.0)",
@@ -108,7 +109,7 @@ MUTANTS = (
         "quantizer:values",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-zero-point-of-maximum",
         "round_even(-128.0 - tl.div_rn(low, scale))",
         "round_even(-128.0 + tl.div_rn(low, scale))",
@@ -116,7 +117,7 @@ MUTANTS = (
         "quantizer:values",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-constant-row-lost",
         "    scale = tl.where((spread == 0.0) | (scale == 0.0), amax, scale)\n",
         "    scale = tl.where((spread == 0.0) | (scale == 0.0), 1.0, scale)\n",
@@ -124,7 +125,7 @@ MUTANTS = (
         "quantizer:boundaries",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-zero-row-divides-by-zero",
         "    scale = tl.where(amax == 0.0, 1.0, scale)\n",
         "",
@@ -132,7 +133,7 @@ MUTANTS = (
         "quantizer:boundaries",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-nearly-constant-row-lost",
         "    scale = tl.maximum(scale, amax * 9.5367431640625e-07)  # 2^-20\n",
         "",
@@ -140,7 +141,7 @@ MUTANTS = (
         "exact",
         "int8_asym",
     ),
-    _m(
+    _c(
         "int8-asym-spread-overflows",
         '    if spread == float("inf"):  # max - min beyond fp32: both ends near 3e38\n'
         "        scale = ((high.to(tl.float64) - low.to(tl.float64)) / 255.0).to(tl.float32)\n",
