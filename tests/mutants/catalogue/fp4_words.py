@@ -112,7 +112,7 @@ MUTANTS = (
         "1.0 - 1.0 * (place",
         "the difference between two blocks is only the first of them",
         "quantizer:values",
-        "nvfp4 hadamard 32",
+        "nvfp4_1l hadamard 128",
     ),
     _b(
         "butterfly-one-stage-too-few",
@@ -120,6 +120,6 @@ MUTANTS = (
         "(16 * PARTS) << stage < N",
         "a rotation stops at half its size",
         "quantizer:values",
-        "nvfp4 hadamard 32",
+        "mxfp4 floor hadamard 64",
     ),
 )
