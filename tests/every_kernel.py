@@ -32,6 +32,10 @@ from qkernels.format import (
     Format,
     get_format,
 )
+from qkernels.fused import rms_norm_quantize, silu_mul_quantize
+from qkernels.norms import add_residual
+from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
+from qkernels.ops.quantize import QuantizeOptions
 from qkernels.prepared import Prepared, fold, prepare, prepared_matmul, prepared_matmul_quantized
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
@@ -42,12 +46,15 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FP4 = (
     NVFP4,
     NVFP4_1L,
+    *(get_format(f"nvfp4_{rule}") for rule in ("min_scale", "4over6", "4over6_mae", "2d", "token")),
     *(get_format(f"mxfp4{rule}") for rule in ("", "_ceil", "_even", "_rceil", "_abs_max", "_quest")),
 )
 QUANTIZERS: tuple[tuple[Format, dict[str, Any]], ...] = (
     *((fmt, {}) for fmt in FP4),
     (NVFP4, {"global_scale": 50.0}),
     *((fmt, {"hadamard": n}) for fmt in (NVFP4, get_format("mxfp4")) for n in fmt.hadamard),
+    *((fmt, {"hadamard": n, "scale_layout": "blocked"}) for fmt in (NVFP4, get_format("mxfp4")) for n in (32, 128)),
+    *((fmt, {"scale_layout": "blocked"}) for fmt in (NVFP4, get_format("nvfp4_token"), get_format("mxfp4"))),
     *((fmt, {}) for fmt in (FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8_TOKEN, INT8_ASYM)),
     (FP8, {"scale": 0.02}),
     (INT8, {"scale": 0.03}),
@@ -73,6 +80,35 @@ def quantizers() -> Iterator[Run]:
                     f"{fmt.name} {options or ''} {dtype} {rows}x{k}{' with gaps' * bool(gap)}",
                     lambda x=x, fmt=fmt, options=options: quantize(x, fmt, backend="triton", **options),
                     lambda q, x=x, fmt=fmt, options=options: compare_quantized(q, x, fmt, **options),
+                )
+
+
+def fused() -> Iterator[Run]:
+    for dtype in DTYPES:
+        for fmt in (NVFP4, get_format("mxfp4"), get_format("nvfp4_token")):
+            gs = torch.tensor(50.0, device="cuda") if fmt == NVFP4 else None
+            for rows, k in ((3, 128), (33, 1024 + 128)):
+                x, weight = (
+                    normal(rows, 2 * k, dtype=dtype).cuda(),
+                    normal(1, k, dtype=dtype, seed=1)[0].cuda(),
+                )
+                half, options = x[:, :k], QuantizeOptions(fmt, global_scale=gs)
+                norm = Norm(weight, residual=x[:, k:])
+                yield (
+                    f"{fmt.name} behind a norm {dtype} {rows}x{k}",
+                    lambda x=half, n=norm, f=fmt, gs=gs: rms_norm_quantize(
+                        x, n.weight, f, residual=n.residual, global_scale=gs
+                    )[0],
+                    lambda q, x=half, n=norm, o=options: norm_tolerance(
+                        (q, add_residual(x, n.residual)), (x, n, o), rms_norm_quantize, "fp32"
+                    ),
+                )
+                if fmt.global_granularity == "row":
+                    continue
+                yield (
+                    f"{fmt.name} behind SiLU {dtype} {rows}x{k}",
+                    lambda x=x, f=fmt, gs=gs: silu_mul_quantize(x, f, global_scale=gs),
+                    lambda q, x=x, o=options: silu_tolerance(q, (x, o), silu_mul_quantize, "fp32"),
                 )
 
 
@@ -201,7 +237,13 @@ def main() -> int:
         print("every_kernel needs a CUDA device, and torch finds none", file=sys.stderr)
         return 2
     check, wrong, count = "--no-check" not in sys.argv, 0, 0
-    for name, run, problem in (*quantizers(), *products(), *prepared_products(), *quantized_products()):
+    for name, run, problem in (
+        *quantizers(),
+        *fused(),
+        *products(),
+        *prepared_products(),
+        *quantized_products(),
+    ):
         first, count = run(), count + 1
         if check and (found := problem(first)):
             print(f"WRONG {name}: {found}")

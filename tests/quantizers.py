@@ -75,10 +75,12 @@ class Use:
 
 def triton_provider(fmt: Format) -> Provider:
     """The Triton quantizer of the format."""
-    from qkernels.triton import fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+    from qkernels.triton import fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 
     if fmt not in TRITON_FORMATS:
         raise ValueError(f"no Triton quantizer of {fmt.name}")
+    if fmt in fp4_rows.TAKES:
+        return fp4_rows.quantize_nvfp4_token
     if fmt.packed:
         return nvfp4_quantize.quantize_nvfp4 if fmt.scale == "e4m3" else mxfp4_quantize.quantize_mxfp4
     return int8_quantize.quantize_int8 if fmt.element.integer else fp8_quantize.quantize_fp8
@@ -100,4 +102,4 @@ TOKEN = (get_format("nvfp4_token"), {"global_scale": 50.0})
 REFERENCES = [Use("reference", fmt) for fmt in FORMATS.values()]
 REFERENCES += [Use("reference", fmt, options) for fmt, options in (*STATIC, *ROTATED, TOKEN)]
 TRITON = [Use("triton", fmt) for fmt in TRITON_FORMATS]
-TRITON += [Use("triton", fmt, options) for fmt, options in (*STATIC, *ROTATED)]
+TRITON += [Use("triton", fmt, options) for fmt, options in (*STATIC, *ROTATED, TOKEN)]

@@ -37,6 +37,7 @@ from .format import (
     Format,
     get_format,
 )
+from .fused import rms_norm_quantize, silu_mul_quantize
 from .hadamard import hadamard_matrix, rotate
 from .linear import LinearMXFP4, LinearNVFP4
 from .linear_op import linear
@@ -50,6 +51,7 @@ from .models import (
     from_config,
     get_model,
 )
+from .ops.fused import rms_norm_fp4, silu_mul_fp4
 from .ops.gemm import bf16_gemm, gemm, gemm_quantize, hadamard_gemm
 from .ops.quantize import QuantizeOptions, quantize_fp4, quantize_fp8, quantize_int8
 from .prepared import Prepared, PreparedLinear, fold, prepare, prepared_matmul, prepared_matmul_quantized
@@ -119,8 +121,12 @@ __all__ = [
     "quantize_fp8",
     "quantize_int8",
     "reference",
+    "rms_norm_fp4",
+    "rms_norm_quantize",
     "rotate",
     "scaled_fp8_quant",
     "scaled_int8_quant",
+    "silu_mul_fp4",
+    "silu_mul_quantize",
     "to_blocked",
 ]

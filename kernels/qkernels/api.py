@@ -33,18 +33,26 @@ from .format import (
     MXFP4_RCEIL,
     NVFP4,
     NVFP4_1L,
+    NVFP4_2D,
+    NVFP4_4OVER6,
+    NVFP4_4OVER6_MAE,
+    NVFP4_MIN_SCALE,
+    NVFP4_TOKEN,
     Format,
     get_format,
 )
 from .quantize import Rounding, check_input, check_rounding
 from .quantize import quantize as quantize_exactly
-from .tensor import QTensor
+from .tensor import QTensor, ScaleLayout, check_scale_layout
 from .triton.outputs import Outputs
 
 BACKENDS = ("auto", "torch", "triton")
 
-TRITON_FORMATS = (NVFP4, NVFP4_1L, MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
-                  FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM)  # fmt: skip
+TRITON_FORMATS = (
+    NVFP4, NVFP4_1L, NVFP4_MIN_SCALE, NVFP4_4OVER6, NVFP4_4OVER6_MAE, NVFP4_2D, NVFP4_TOKEN,
+    MXFP4, MXFP4_CEIL, MXFP4_EVEN, MXFP4_RCEIL, MXFP4_ABS_MAX, MXFP4_QUEST,
+    FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM,
+)  # fmt: skip
 """The formats that a Triton quantizer of this package exists for."""
 
 
@@ -58,9 +66,11 @@ def quantize(
     zero_point: Tensor | None = None,
     rounding: Rounding = "nearest",
     generator: torch.Generator | None = None,
+    scale_layout: ScaleLayout = "linear",
     out: Tensor | None = None,
     scale_out: Tensor | None = None,
     zero_point_out: Tensor | None = None,
+    global_scale_out: Tensor | None = None,
     backend: str = "auto",
 ) -> QTensor:
     """x [..., K] (bf16, fp16 or fp32) in a format, given as itself or by name.
@@ -69,29 +79,33 @@ def quantize(
     hadamard      FP4 formats: rotate K blockwise by this size first
     scale, zero_point  FP8, INT8, INT8_ASYM: static per-tensor float32 scale (value = code*scale) and zero point
     rounding      "stochastic": codes drawn with `generator`, a seeded torch.Generator on x's device
-    out, scale_out, zero_point_out  FP8 and INT8: contiguous tensors to write codes, computed scales and zero points
-                  into, of the shapes and dtypes that the result has otherwise; the result holds them
+    scale_layout  "blocked": scales in the 128x4 tiles of Blackwell's tensor cores (`QTensor.scale_layout`)
+    out, scale_out, zero_point_out, global_scale_out  formats with a kernel: contiguous tensors to write codes and what
+                  is computed of scales and zero points into, of the shapes and dtypes that the result has otherwise;
+                  the result holds them
     ValueError for an unknown format or backend, a K that is no multiple of the block or Hadamard size, or an
     argument the format does not take; TypeError for another dtype.
     """
     fmt = as_format(fmt)
     check_rounding(rounding, generator)
     kernel_exists = fmt in TRITON_FORMATS and rounding == "nearest"
-    outputs = Outputs(out, scale_out, zero_point_out)
-    outputs.check(x, fmt, static=scale is not None)
-    if _choose(backend, x.device, kernel_exists=kernel_exists) == "torch":
-        return outputs.filled(
-            quantize_exactly(
-                x,
-                fmt,
-                global_scale=global_scale,
-                hadamard=hadamard,
-                scale=scale,
-                zero_point=zero_point,
-                rounding=rounding,
-                generator=generator,
-            )
+    check_scale_layout(scale_layout, fmt)
+    outputs = Outputs(out, scale_out, zero_point_out, global_scale_out)
+    outputs.check(
+        x, fmt, static=(scale if global_scale is None else global_scale) is not None, layout=scale_layout
+    )
+    if choose_backend(backend, x.device, kernel_exists=kernel_exists) == "torch":
+        made = quantize_exactly(
+            x,
+            fmt,
+            global_scale=global_scale,
+            hadamard=hadamard,
+            scale=scale,
+            zero_point=zero_point,
+            rounding=rounding,
+            generator=generator,
         )
+        return outputs.filled(made.blocked() if scale_layout == "blocked" else made)
     if not kernel_exists:
         known = ", ".join(each.name for each in TRITON_FORMATS)
         raise ValueError(f"no Triton kernel quantizes {fmt.name} with rounding to {rounding}; use backend='torch', or "
@@ -100,10 +114,11 @@ def quantize(
     q = _triton_quantize(
         x.reshape(-1, x.shape[-1]),
         fmt,
-        global_scale=global_scale,
+        global_scale=_by_row(global_scale, fmt),
         hadamard=hadamard,
         scale=scale,
         zero_point=zero_point,
+        scale_layout=scale_layout,
         outputs=outputs.as_rows(),
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
@@ -123,7 +138,7 @@ def matmul(
     is not undone: if b carries one, so must a (`rotate` a plain one first).
     """
     kernel_exists = _fp4_gemm_takes(b) and (not isinstance(a, QTensor) or _fp4_gemm_takes(a))
-    if _choose(backend, b.device, kernel_exists=kernel_exists) == "torch":
+    if choose_backend(backend, b.device, kernel_exists=kernel_exists) == "torch":
         return round_to(reference.matmul(a, b, bias=bias), out_dtype)
     if not isinstance(b, QTensor):
         raise TypeError(
@@ -201,7 +216,8 @@ def as_format(fmt: Format | str) -> Format:
     raise TypeError(f"format is a {type(fmt).__name__}; pass a Format or its name")
 
 
-def _choose(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
+def choose_backend(backend: str, device: torch.device, *, kernel_exists: bool = True) -> str:
+    """ "triton" or "torch"; ValueError for another name."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     if backend != "auto":
@@ -225,6 +241,7 @@ def _triton_quantize(
     hadamard: int | None,
     scale: Tensor | None,
     zero_point: Tensor | None,
+    scale_layout: ScaleLayout,
     outputs: Outputs,
 ) -> QTensor:
     if fmt.packed:
@@ -234,7 +251,9 @@ def _triton_quantize(
             )
         from .triton.fp4_gemm import quantize_fp4
 
-        return quantize_fp4(x, fmt, global_scale=global_scale, hadamard=hadamard)
+        return quantize_fp4(
+            x, fmt, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
+        )
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has one scale level and takes no global_scale; use nvfp4 or drop it")
     per_token = fmt.granularity == "row" and scale is None
@@ -270,6 +289,13 @@ def _triton_quantize(
     )
 
 
+def _by_row(global_scale: Tensor | None, fmt: Format) -> Tensor | None:
+    """A global scale for each row as [M, 1]."""
+    if global_scale is None or fmt.global_granularity != "row" or global_scale.ndim < 2:
+        return global_scale
+    return global_scale.reshape(-1, 1)
+
+
 def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
     """A 2-D result as [..., K]; scales and zero points per tensor stay [1]."""
 
@@ -280,4 +306,9 @@ def _unflatten(q: QTensor, shape: tuple[int, ...]) -> QTensor:
 
     zero_point = None if q.zero_point is None else unfold(q.zero_point)
     data = q.data.reshape(*shape[:-1], q.data.shape[-1])
-    return dataclasses.replace(q, data=data, scale=unfold(q.scale), shape=shape, zero_point=zero_point)
+    top = q.global_scale
+    if top is not None and top.ndim > 1:
+        top = top.reshape(*shape[:-1], 1)
+    return dataclasses.replace(
+        q, data=data, scale=unfold(q.scale), shape=shape, zero_point=zero_point, global_scale=top
+    )

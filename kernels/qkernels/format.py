@@ -128,8 +128,8 @@ class Format:
         *lead, k = shape
         if self.block is None:
             return (*lead, 1) if self.granularity == "row" else (1,)
-        if lead:
-            lead[-1] = -(-lead[-1] // self.block_rows)
+        if lead:  # anew: under torch.compile, torch 2.11 takes what * collects for a tuple
+            lead = [*lead[:-1], -(-lead[-1] // self.block_rows)]
         return (*lead, k // self.block)
 
     def scale_count(self, shape: Sequence[int]) -> int:

@@ -76,6 +76,7 @@ def prepare(w: QTensor, activation: str = "w4a16") -> Prepared:
         raise Unsupported(
             f"w is {w.format.name}; NVFP4 and MXFP4 are prepared, and formats of their bytes", EXACT_PRODUCT
         )
+    w = w.linear()
     made: Fragments | FoldedWeights | None = None
     note = ""
     if activation == "w4a4" and w.format.scale == "e8m0":
@@ -177,6 +178,10 @@ def _matmul(
         raise ValueError(f"x is rotated by {x.hadamard} and w by {w.hadamard}: rotate both alike")
     dtype = out_dtype or torch.bfloat16
     if isinstance(x, QTensor):
+        if x.scale_layout != "linear":
+            raise ValueError(
+                f"the scales of x are {x.scale_layout}; these kernels read linear ones, use x.linear()"
+            )
         alike = (x.format.block, x.format.scale) == (w.format.block, w.format.scale)
         if not (alike and decodes_as(x.format, *DECODES)):
             raise ValueError(f"x is {x.format.name} and w is {w.format.name}: quantize both to one of them")

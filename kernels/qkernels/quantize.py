@@ -78,6 +78,19 @@ def quantize(
     return _quantize_in_blocks(x, fmt, gs, hadamard, draws)
 
 
+def quantize_values(y: Tensor, fmt: Format, *, global_scale: Tensor | float | None = None) -> QTensor:
+    """The same of float64 values [..., K], as of a result that no dtype has rounded yet; block formats, not rotated."""
+    check_input(y.to(torch.float32), fmt, None)
+    if fmt.block is None:
+        raise ValueError(f"{fmt.name} has no block scales; round the values to a dtype and take quantize")
+    gs: Tensor | None = None
+    if global_scale is not None:
+        gs = static_global_scale(global_scale, fmt, y)
+    elif fmt.levels == 2:
+        gs = dynamic_global_scale(y, fmt)
+    return _quantize_in_blocks(y, fmt, gs, None, None)
+
+
 def _quantize_in_blocks(
     x: Tensor, fmt: Format, gs: Tensor | None, hadamard: int | None, draws: torch.Generator | None
 ) -> QTensor:

@@ -117,7 +117,11 @@ def _alpha(t: Tensor | QTensor) -> Tensor:
 
 
 def _rows(t: Tensor | QTensor, start: int) -> Tensor | QTensor:
-    return t.rows(start, start + ROWS_AT_ONCE) if isinstance(t, QTensor) else t[start : start + ROWS_AT_ONCE]
+    return (
+        t.linear().rows(start, start + ROWS_AT_ONCE)
+        if isinstance(t, QTensor)
+        else t[start : start + ROWS_AT_ONCE]
+    )
 
 
 def _row_units(t: Tensor | QTensor) -> Tensor:
@@ -128,7 +132,7 @@ def _row_units(t: Tensor | QTensor) -> Tensor:
     if isinstance(t, QTensor):
         step = max(1, step // t.format.block_rows) * t.format.block_rows
     starts = range(0, t.shape[0], step)
-    parts = [t.rows(i, i + step) if isinstance(t, QTensor) else t[i : i + step] for i in starts]
+    parts = [t.linear().rows(i, i + step) if isinstance(t, QTensor) else t[i : i + step] for i in starts]
     units = []
     for part in parts:
         values = _exact(part)

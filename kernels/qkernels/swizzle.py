@@ -15,6 +15,12 @@ def _tiles(rows: int, cols: int) -> tuple[int, int]:
     return -(-rows // 128), -(-cols // 4)
 
 
+def blocked_bytes(rows: int, cols: int) -> int:
+    """Bytes of [rows, cols] one-byte scales in this layout, padding included."""
+    tall, wide = _tiles(rows, cols)
+    return tall * wide * 512
+
+
 def to_blocked(scale: Tensor) -> Tensor:
     """[R, C] scales of any 1-byte dtype → flat [ceil(R/128)*128 * ceil(C/4)*4] of that dtype, padding bytes 0."""
     if scale.ndim != 2 or scale.element_size() != 1:

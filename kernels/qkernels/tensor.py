@@ -8,13 +8,18 @@ abs_max's 1/3. A global scale of each row is no factor of a whole product: it is
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .codec import decode_e4m3, decode_e8m0, decode_float, round_to, unpack_e2m1
 from .format import Format
+from .swizzle import blocked_bytes, from_blocked, to_blocked
+
+ScaleLayout = Literal["linear", "blocked"]
 
 DATA_DTYPE = {
     "e2m1": torch.uint8,
@@ -29,6 +34,17 @@ DATA_DTYPE = {
 """Type of QTensor.data by the element's name."""
 
 
+def check_scale_layout(layout: str, fmt: Format) -> None:
+    """ValueError for an unknown layout, and for one that the format's scales cannot have."""
+    if layout not in get_args(ScaleLayout):
+        raise ValueError(
+            f"unknown scale layout {layout!r}; known: {', '.join(map(repr, get_args(ScaleLayout)))}"
+        )
+    if layout == "blocked" and (fmt.scale == "fp32" or fmt.block is None or fmt.block_rows > 1):
+        raise ValueError(f"{fmt.name} has no blocked scale layout: it is of one-byte scales of blocks of one row; "
+                         "use scale_layout='linear'")  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class QTensor:
     """A quantized tensor of logical `shape` [..., K].
@@ -40,6 +56,8 @@ class QTensor:
     global_scale float32 encode scale gs, value = code*s/gs: 0-dim, or [..., 1], one a row; None for one level
     hadamard     size of the rotation applied before quantizing; values stay rotated when decoded
     zero_point   int32, shape of `scale`: value = (code - zero_point)*scale; None when symmetric
+    scale_layout "blocked": scale is flat, in the 128x4 tiles of `qkernels.to_blocked`, over the rows of all leading
+                 axes, as Blackwell's tensor cores read it; one-byte scales of blocks of one row. `linear()` undoes it
     """
 
     data: Tensor
@@ -49,6 +67,7 @@ class QTensor:
     global_scale: Tensor | None = None
     hadamard: int | None = None
     zero_point: Tensor | None = None
+    scale_layout: ScaleLayout = "linear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -60,10 +79,13 @@ class QTensor:
                              f"got {list(self.data.shape)}; pass the logical shape, K counted in elements")  # fmt: skip
         if fmt.block is not None:
             shape, dtype = fmt.scale_shape(self.shape), torch.float32 if fmt.scale == "fp32" else torch.uint8
+            check_scale_layout(self.scale_layout, fmt)
+            if self.scale_layout == "blocked":
+                shape = (blocked_bytes(math.prod(lead), shape[-1]),)
             if tuple(self.scale.shape) != shape or self.scale.dtype != dtype:
                 raise ValueError(f"{fmt.name} scales must be {str(dtype)[6:]} {list(shape)}, got "
-                                 f"{self.scale.dtype} {list(self.scale.shape)}; undo a swizzle with from_blocked, "
-                                 "view e4m3 and e8m0 as uint8")  # fmt: skip
+                                 f"{self.scale.dtype} {list(self.scale.shape)}; say scale_layout='blocked' of a "
+                                 "swizzle, view e4m3 and e8m0 as uint8")  # fmt: skip
             if self.zero_point is not None and tuple(self.zero_point.shape) != shape:
                 raise ValueError(f"{fmt.name} zero points must be {list(shape)} as the scales, "
                                  f"got {list(self.zero_point.shape)}")  # fmt: skip
@@ -73,6 +95,22 @@ class QTensor:
         if self._row_global() and tuple(self._global().shape) != (*lead, 1):
             raise ValueError(f"{fmt.name} has one global scale a row, {[*lead, 1]}; "
                              f"got {list(self._global().shape)}")  # fmt: skip
+
+    def linear(self) -> QTensor:
+        """The same with scales in linear layout: itself, or a copy of the scales out of their 128x4 tiles."""
+        if self.scale_layout == "linear":
+            return self
+        *lead, columns = self.format.scale_shape(self.shape)
+        scale = from_blocked(self.scale, math.prod(lead), columns).reshape(*lead, columns)
+        return dataclasses.replace(self, scale=scale, scale_layout="linear")
+
+    def blocked(self) -> QTensor:
+        """The same with scales in the blocked layout; ValueError for scales that have none."""
+        if self.scale_layout == "blocked":
+            return self
+        check_scale_layout("blocked", self.format)
+        scale = to_blocked(self.scale.reshape(-1, self.scale.shape[-1]))
+        return dataclasses.replace(self, scale=scale, scale_layout="blocked")
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +157,8 @@ class QTensor:
         return ((codes.to(torch.int16) ^ sign) - sign).to(torch.float64)
 
     def _decoded_scale(self) -> Tensor:
+        if self.scale_layout != "linear":
+            return self.linear()._decoded_scale()
         if self.format.scale == "fp32":
             return self.scale.to(torch.float64)
         decode = decode_e4m3 if self.format.scale == "e4m3" else decode_e8m0
@@ -134,7 +174,7 @@ class QTensor:
         return scales.unsqueeze(-1)
 
     def scale_values(self) -> Tensor:
-        """float64 decoded scales, shape of `scale`: without gs, abs_max's 1/3 included."""
+        """float64 decoded scales, shape of linear `scale`: without gs, abs_max's 1/3 included."""
         return self._decoded_scale() / self.format.gain
 
     def exact_values(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -164,6 +204,8 @@ class QTensor:
             raise ValueError(
                 f"rows() takes a 2-D QTensor, got shape {self.shape}; flatten the leading axes first"
             )
+        if self.scale_layout != "linear":
+            raise ValueError("blocked scales lie in tiles of 128 rows; take rows() of linear()")
         group = self.format.block_rows
         if start % group:
             raise ValueError(f"row {start} lies within a group of {group} rows that share {self.format.name} scales; "

@@ -18,7 +18,8 @@ NVFP4 = "nvfp4_quantize[bf16,static,had=0,m=4096,k=8192]"
 GENERAL = "nvfp4_quantize[fp32,static,had=0,m=4096,k=8192]"
 DYNAMIC = "nvfp4_quantize[bf16,dynamic,had=0,m=4096,k=8192]"
 MXFP4 = "mxfp4_quantize[fp32,floor,had=0,m=4096,k=8192]"
-ROTATED = "mxfp4_quantize[fp32,floor,had=32,m=4096,k=8192]"
+ROTATED = "mxfp4_quantize[bf16,floor,had=32,m=4096,k=8192]"
+ROTATED_AMAX = "amax[fp32,had=128,k=8192]"
 FP8 = "fp8_quantize[bf16,static,gaps,m=4096,k=8192]"
 TOKEN = "fp8_token_quantize[fp32,m=4096,k=8192]"
 LONG_TOKEN = "fp8_token_quantize[fp32,m=4096,k=28672]"
@@ -60,7 +61,8 @@ BUGS = [
         "a mask that differs from element to element",
         GENERAL,
         ("128-bit loads became 32-bit",),
-        (("nvfp4_quantize.py", "mask=inside & (column < k)[None, :], other", "mask=inside & ((column ^ 1) < k)[None, :], other"),),
+        (("fp4_parts.py", "low = tl.load(at, mask=inside[:, None], other", "low = tl.load(at, mask=inside[:, None] & (at.to(tl.int64) != 64), other"),
+         ("fp4_parts.py", "tl.load(at + 4, mask=inside[:, None], other", "tl.load(at + 4, mask=inside[:, None] & (at.to(tl.int64) != 64), other"),),
     ),
     Change(
         "products left in flight while their operand is made anew",
@@ -84,9 +86,9 @@ BUGS = [
         "a layout conversion before packing",
         MXFP4,
         ("shared-memory stores", "a layout conversion was added"),
-        (("fp4.py", "    low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))",
-          "    codes = tl.reshape(tl.trans(tl.reshape(codes, (COLUMNS, ROWS))), (ROWS, COLUMNS))\n"
-          "    low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))"),),
+        (("fp4_words.py", "    low, high = tl.split(tl.reshape(codes, (codes.shape[0], 4, 2)))",
+          "    codes = tl.reshape(tl.trans(tl.reshape(codes, (8, codes.shape[0]))), (codes.shape[0], 8))\n"
+          "    low, high = tl.split(tl.reshape(codes, (codes.shape[0], 4, 2)))"),),
     ),
     Change(
         "weights dequantized through fp32",
@@ -110,11 +112,12 @@ BUGS = [
         "x is loaded again for the second use",
         MXFP4,
         ("each byte twice: a double load", "more global loads"),
-        (("mxfp4_quantize.py", "    codes = encode_e2m1(y * inverse[:, None]",
-          "    again = tl.load(x_ptr + row * stride + column[None, :], mask=inside & (column < k)[None, :], other=0.0,"
-          " volatile=True)\n"
-          "    y = tl.reshape(again.to(tl.float32), (ROWS * COLUMNS // 32, 32))\n"
-          "    codes = encode_e2m1(y * inverse[:, None]"),),
+        (("mxfp4_quantize.py", "    store_mxfp4(\n        data_ptr, scale_ptr, sizes, signs, scales, amax_bits < 0x7F800000, root, row, unit,",
+          "    again = (x_ptr + row * stride + unit * 32)[:, None] + tl.arange(0, 8)[None, :]\n"
+          "    sizes = ()\n"
+          "    for i in tl.static_range(4):\n"
+          "        sizes += (tl.abs(tl.load(again + 8 * i, mask=inside[:, None], other=0.0, volatile=True)),)\n"
+          "    store_mxfp4(\n        data_ptr, scale_ptr, sizes, signs, scales, amax_bits < 0x7F800000, root, row, unit,"),),
     ),
     Change(
         "the widest tile on a GPU with little shared memory",
@@ -152,7 +155,7 @@ BUGS = [
     ),
     Change(
         "a rotation without tensor cores",
-        ROTATED,
+        ROTATED_AMAX,
         ("wgmma.bf16 A=registers became no tensor-core product at all",),
         (("fp4.py", "            total = tl.dot(high.to(tl.bfloat16), matrix, total)",
           '            total = tl.dot(high, matrix.to(tl.float32), total, input_precision="ieee")'),),
@@ -175,7 +178,7 @@ BUGS = [
         "tiles of an eighth",
         GENERAL,
         ("programs", "as many warps"),
-        (("launch.py", "elements = 4096 if hadamard is None", "elements = 512 if hadamard is None"),
+        (("nvfp4_quantize.py", "elements=2048", "elements=256"),
          ("launch.py", "_COLUMNS = (128, 1024)", "_COLUMNS = (128, 512)"),
          ("launch.py", "_LEAST_ELEMENTS = 1024", "_LEAST_ELEMENTS = 512"),),
     ),
@@ -236,13 +239,13 @@ _NO_BUGS = [
     Change(
         "a comment in the kernel",
         NVFP4,
-        edits=(("nvfp4_quantize.py", "    inside = (row < m)[:, None]", "    # rows there are\n    inside = (row < m)[:, None]"),),
+        edits=(("nvfp4_quantize.py", "    inside = (row < m) & ", "    # rows there are\n    inside = (row < m) & "),),
     ),
     Change("blank lines", GEMM, edits=(("fp4_gemm.py", "    # Rows past the edge", "\n\n    # Rows past the edge"),)),
     Change(
         "another way to write it",
         MXFP4,
-        edits=(("mxfp4_quantize.py", "    finite = amax_bits < 0x7F800000\n    codes", "    finite = (  amax_bits   <   2139095040  )\n    codes"),),
+        edits=(("mxfp4_quantize.py", "byte = tl.where(finite, scales, 0xFF)", "byte = tl.where(  finite  ,  (scales)  ,  255  )"),),
     ),
     Change(
         "a docstring",
@@ -269,13 +272,8 @@ _NO_BUGS = [
         "the name of a helper",
         ROTATED,
         edits=(
-            ("fp4.py", "def pack_pairs(", "def pack_two("),
-            ("mxfp4_quantize.py", "magnitude_bits, pack_pairs, rotate_tile", "magnitude_bits, pack_two, rotate_tile"),
-            ("mxfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
-            ("nvfp4_quantize.py", "nvfp4_scale, pack_pairs, rotate_tile", "nvfp4_scale, pack_two, rotate_tile"),
-            ("nvfp4_quantize.py", "pack_pairs(codes, ROWS", "pack_two(codes, ROWS"),
-            ("fp4_gemm_quantize.py", "import encode_nvfp4, pack_pairs", "import encode_nvfp4, pack_two"),
-            ("fp4_gemm_quantize.py", "pack_pairs(codes, BM", "pack_two(codes, BM"),
+            ("mxfp4_quantize.py", "def inverse_of(", "def reciprocal_of("),
+            ("mxfp4_quantize.py", "= inverse_of(scales)", "= reciprocal_of(scales)"),
         ),
     ),
     Change("another row count", NVFP4, launch=lambda c: c.nvfp4_quantize.nvfp4_quantize(c.matrix(4096), global_scale=c.one())),

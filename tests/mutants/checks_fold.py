@@ -34,6 +34,23 @@ def fold() -> None:
     assert torch.equal(y.exact_values(torch.float64), q.exact_values(torch.float64)), "quantized() is another"
 
 
+def fold_ties() -> None:
+    """Blocks of fp32 at and beside every tie of E2M1, a row each, give the exact quantizer's values and signs."""
+    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+    for rule, unit in (("floor", 1.0), ("abs_max", 1 / 3)):
+        at = (ties.double() * unit).float()
+        near = torch.cat([at, at.nextafter(torch.zeros(1)), at.nextafter(torch.full((1,), 9.0))])
+        near = torch.cat(
+            [near, at * (1 + 2.0**-22), torch.tensor([0.0, 5.5 * unit, 7.9 * unit, 0.26 * unit])]
+        )
+        x = torch.stack([near, -near])
+        top = 4.0 if rule == "floor" else 1.75
+        x[:, 28] = top  # the scale is 1 in each
+        found, q = mxfp4_fold(x, rule=rule), quantize(x, FORMAT[rule])
+        assert torch.equal(found.scale, q.scale), f"{rule}: scale bytes are others"
+        _judge(f"{rule} of ties", found, q)
+
+
 def fold_misfits() -> None:
     """Scales too far apart are rounded and named; a block of NaN is NaN; neither touches the row's others."""
     for dtype in (torch.bfloat16, torch.float32):

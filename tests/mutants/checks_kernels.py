@@ -10,11 +10,13 @@ from torch import Tensor
 
 from qbench import poisoned_allocations
 from qkernels import quantize
-from qkernels.codec import decode_e4m3
+from qkernels.codec import decode_e4m3, encode_e2m1
 from qkernels.format import Format
+from qkernels.hadamard import rotate
 from qkernels.triton.amax import partial_amax
 from tests.mutants.helpers import difference, normal
 from tests.mutants.subjects import Subject
+from tests.unit.interpreter_kernels import code_kernel
 
 E2M1_TIES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 
@@ -147,6 +149,31 @@ def amax() -> None:
     one_hot = torch.zeros(3, 128)
     one_hot[2, 64:] = 1.0
     assert _largest(one_hot, hadamard=64) == 8.0, "the maximum after a rotation of a constant by 64 is not 8"
+
+
+def e2m1() -> None:
+    """encode_e2m1 at and beside every tie and between, of both signs and zeros, equals the codec."""
+    points = torch.cat([torch.tensor(E2M1_TIES), torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0, 6.0])])
+    size = torch.cat([_beside(points), torch.tensor([0.0, 0.2, 2.6, 4.9, 6.9, 100.0, 3e38])])
+    x = torch.cat([size, -size, torch.zeros(128 - 2 * len(size))])
+    out = torch.empty(128, dtype=torch.uint8)
+    code_kernel[(1,)](x, out, BLOCK=128)
+    wrong = (out != encode_e2m1(x.double())).nonzero().flatten().tolist()
+    assert not wrong, f"codes of {x[wrong[:4]].tolist()} are {out[wrong[:4]].tolist()}"
+
+
+def rotations() -> None:
+    """The largest of a rotated tile, of fp32 and of sixteen bits that are no words, to 2^-20."""
+    for n in (32, 128):
+        for x in (
+            normal(5, 256),
+            normal(5, 257, torch.float16)[:, 1:],
+            normal(5, 257, torch.bfloat16)[:, 1:],
+        ):
+            for row in x:
+                wanted = float(rotate(row[None].double(), n, torch.float64).abs().max())
+                found = _largest(row[None], hadamard=n)
+                assert abs(found / wanted - 1) < 2.0**-20, f"rotated by {n}, {x.dtype}: {found} for {wanted}"
 
 
 def _largest(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> float:

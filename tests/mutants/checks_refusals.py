@@ -74,7 +74,7 @@ def _of_quantizers(x: Tensor) -> list[tuple[str, Call, str]]:
         ("an unknown rule", lambda: mxfp4_quantize(x, rule="flor"), "known: floor"),
         ("a global scale in fp16", lambda: nvfp4_quantize(x, global_scale=one.half()), "one float32 value"),
         ("two global scales", lambda: nvfp4_quantize(x, global_scale=torch.ones(2)), "one float32 value"),
-        ("a global scale with one level", lambda: nvfp4_quantize(x, global_scale=one, one_level=True), "one scale"),
+        ("a global scale with one level", lambda: nvfp4_quantize(x, global_scale=one, fmt=NVFP4_1L), "one scale"),
         *_of_outputs(x),
         ("a static scale per token", lambda: fp8_quantize(x, 0.1, per_token=True), "per tensor"),
         ("a zero point in float", lambda: int8_quantize(x, 0.1, zero_point=one, symmetric=False), "int32"),
@@ -152,7 +152,7 @@ def _empty() -> None:
     none = torch.zeros(0, 64)
     for fmt, made in (
         ("nvfp4", lambda: nvfp4_quantize(none)),
-        ("nvfp4_1l", lambda: nvfp4_quantize(none, one_level=True)),
+        ("nvfp4_1l", lambda: nvfp4_quantize(none, fmt=NVFP4_1L)),
         ("nvfp4", lambda: nvfp4_quantize(none, hadamard=32)),
         ("mxfp4", lambda: mxfp4_quantize(none)),
         ("fp8", lambda: fp8_quantize(none)),

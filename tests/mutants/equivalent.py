@@ -34,8 +34,7 @@ EQUIVALENT = (
             "size = tl.minimum(tl.abs(y), 6.0 / GAIN)",
             "size = tl.minimum(tl.abs(y), 6.9 / GAIN)",
             "saturation is a little above 6",
-            "exact",
-            "mxfp4 floor",
+            "e2m1",
         ),
         "The quantum of [4, 8) is 2, so everything in [5, 7) rounds to 6: for any limit below 7 the code is the same.",
     ),
@@ -74,8 +73,8 @@ EQUIVALENT = (
     Equivalent(
         _mxfp4(
             "mx-no-rows-launched",
-            "    elif m > 0:\n        tile =",
-            "    elif m >= 0:\n        tile =",
+            "    if m > 0:\n        if halves",
+            "    if m >= 0:\n        if halves",
             "M = 0 launches a grid of no programs",
             "refusals",
         ),

@@ -52,9 +52,11 @@ class Subject:
 
     def quantizer(self) -> Callable[..., Callable[[], Any]]:
         """The Triton provider of the format."""
-        from qkernels.triton import fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+        from qkernels.triton import fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 
         fmt = self.fmt
+        if fmt in fp4_rows.TAKES:
+            return fp4_rows.quantize_nvfp4_token
         if fmt.scale == "e4m3":
             return nvfp4_quantize.quantize_nvfp4
         if fmt.scale == "e8m0":
@@ -122,6 +124,10 @@ SUBJECTS: dict[str, Subject] = {
     "nvfp4 hadamard 32": Subject("nvfp4", {"hadamard": 32}),
     "mxfp4 quest hadamard 32": Subject("mxfp4_quest", {"hadamard": 32}),
     "nvfp4_1l": Subject("nvfp4_1l"),
+    **{
+        f"nvfp4_{rule}": Subject(f"nvfp4_{rule}")
+        for rule in ("min_scale", "4over6", "4over6_mae", "2d", "token")
+    },
     "nvfp4_1l hadamard 128": Subject("nvfp4_1l", {"hadamard": 128}),
     **{f"mxfp4 {rule}": Subject("mxfp4" if rule == "floor" else f"mxfp4_{rule}") for rule in RULES},
     "mxfp4 floor hadamard 32": Subject("mxfp4", {"hadamard": 32}),

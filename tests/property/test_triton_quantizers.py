@@ -25,7 +25,15 @@ from qkernels.hadamard import hadamard_matrix
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
-from qkernels.triton import fp4, fp8_block, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import (
+    fp4,
+    fp4_rows,
+    fp8_block,
+    fp8_quantize,
+    int8_quantize,
+    mxfp4_quantize,
+    nvfp4_quantize,
+)
 from qkernels.triton.amax import largest, partial_amax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,8 +61,10 @@ def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
 
 def run(x: Tensor, fmt: Format, **options: Any) -> QTensor:
     """`fmt` of x [M, K] by the Triton kernel."""
+    if fmt.global_granularity == "row":
+        return fp4_rows.nvfp4_token(x, **options)
     if fmt.scale == "e4m3":
-        return nvfp4_quantize.nvfp4_quantize(x, one_level=fmt.levels == 1, **options)
+        return nvfp4_quantize.nvfp4_quantize(x, fmt=fmt, **options)
     if fmt.scale == "e8m0":
         return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, **options)
     if fmt.block:
@@ -258,7 +268,11 @@ def test_no_rows_give_an_empty_result(fmt: Format) -> None:
     assert q.dequantize().shape == (0, 128)
     expected = quantize(x, fmt, **static)
     assert q.scale.shape == expected.scale.shape
-    assert q.global_scale is None or float(q.global_scale) == 1.0
+    if fmt.global_granularity == "row":
+        assert q.global_scale is not None
+        assert q.global_scale.shape == (0, 1)
+    else:
+        assert q.global_scale is None or float(q.global_scale) == 1.0
 
 
 # Rotations ------------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.quantize import reference as exact_quantizer
 from qkernels.ops.require import OPTIONS
 from qkernels.providers import gemlite, libraries, torch_quantize
-from qkernels.triton import fp4_gemm, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4_gemm, fp4_rows, fp8_quantize, int8_quantize, mxfp4_quantize, nvfp4_quantize
 from tests.providers import DEVICE, NO_REASON, full_name, normal, prepared, refused, static
 
 KERNELS = {
     nvfp4_quantize.quantize_nvfp4: nvfp4_quantize.TAKES,
+    fp4_rows.quantize_nvfp4_token: fp4_rows.TAKES,
     mxfp4_quantize.quantize_mxfp4: mxfp4_quantize.TAKES,
     fp8_quantize.quantize_fp8: fp8_quantize.TAKES,
     int8_quantize.quantize_int8: int8_quantize.TAKES,
@@ -150,7 +151,7 @@ def test_a_format_of_another_making_is_no_built_in_one(provider: Provider) -> No
 def test_kernels_and_the_list_of_their_formats_agree() -> None:
     assert [fmt for takes in KERNELS.values() for fmt in takes] == list(qkernels.TRITON_FORMATS)
     for takes in (*KERNELS.values(), torch_quantize.TAKES, libraries.VLLM_TAKES):
-        assert all(name in OPTIONS for names in takes.values() for name in names)
+        assert all(name in (*OPTIONS, "scale_layout") for names in takes.values() for name in names)
     for fmt in mxfp4_quantize.TAKES:
         assert mxfp4_quantize.mxfp4_quantize(normal(2), rule=fmt.rule).format is fmt
 
@@ -175,7 +176,7 @@ def test_static_int8_needs_its_scale() -> None:
 
 def test_the_fp4_launcher_knows_its_formats() -> None:
     for fmt in FORMATS.values():
-        if fmt in nvfp4_quantize.TAKES or fmt in mxfp4_quantize.TAKES:
+        if fmt in fp4_gemm.QUANTIZES:
             assert fp4_gemm.quantize_fp4(normal(2), fmt).format == fmt
             continue
         with pytest.raises(ValueError, match=f"no Triton kernel quantizes to {fmt.name}; known: nvfp4, "):

@@ -19,7 +19,7 @@ from qkernels.format import FORMATS, FP8, FP8_TOKEN, INT8, MXFP4, NVFP4, Format,
 from qkernels.ops.gemm import product_bound
 from qkernels.providers import libraries, prepared, torch_gemm
 from qkernels.tensor import QTensor
-from qkernels.triton import fp4_gemm, fp4_gemm_quantize, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4_gemm, fp4_gemm_quantize
 from qkernels.triton.quantized_result import TAKES
 from tests.providers import DEVICE, every_format, full_name, normal, operand, quantized, refused, static
 
@@ -111,7 +111,7 @@ def test_adapters_of_products_judge_the_formats_first(fmt: Format, monkeypatch: 
 def test_a_product_that_quantizes_its_activations_is_right_or_refused(fmt: Format) -> None:
     x, w = normal(3).bfloat16(), operand(fmt, 18, seed=2)
     for provider, written_for in (
-        (fp4_gemm.hadamard_gemm, fmt in nvfp4_quantize.TAKES or fmt in mxfp4_quantize.TAKES),
+        (fp4_gemm.hadamard_gemm, fmt in fp4_gemm.MULTIPLIES),
         (torch_gemm.torch_quantize_matmul, fmt != INT8),
     ):
         assert (refused(provider, x, w) == "") == written_for

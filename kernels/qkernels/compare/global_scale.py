@@ -15,9 +15,15 @@ from .scales import EPS
 
 
 def compare_global_scale(
-    output: QTensor, rows: Tensor, fmt: Format, hadamard: int | None, supplied: Tensor | float | None
+    output: QTensor,
+    rows: Tensor,
+    fmt: Format,
+    hadamard: int | None,
+    supplied: Tensor | float | None,
+    error: Tensor | None = None,
 ) -> Mismatch | None:
-    """The encode scale: bit-equal to a supplied one, else scale_max*max/amax to 2^-22 (and the slack of a rotation)."""
+    """The encode scale: bit-equal to a supplied one, else scale_max*max/amax to 2^-22 (and the slack of a rotation, or
+    of rows [R, K] that are known to within `error`)."""
     assert output.global_scale is not None
     by_row = fmt.global_granularity == "row"
     found = output.global_scale.reshape(-1).to(torch.float64)
@@ -26,13 +32,17 @@ def compare_global_scale(
         wanted = static_global_scale(static, fmt, rows).reshape(-1).to(torch.float64)
         return _describe(found, wanted, wanted, found != wanted, by_row, "the static one is")
     lows, highs = [], []
-    for piece in rows.split(chunk_rows(rows.shape[-1])):
-        y, slack = rotated(piece, fmt, hadamard)
+    step = chunk_rows(rows.shape[-1])
+    for start in range(0, len(rows), step):
+        y, slack = rotated(rows[start : start + step], fmt, hadamard)
+        if error is not None:
+            slack = error[start : start + step].unflatten(-1, (-1, fmt.block or 1)).amax(-1)
         amax = torch.where(torch.isfinite(y), y.abs(), 0.0).unflatten(-1, (-1, fmt.block or 1)).amax(-1)
         room = torch.zeros_like(amax) if slack is None else slack.nan_to_num(0.0, 0.0, 0.0)
         lows.append((amax - room).amax(-1))
         highs.append((amax + room).amax(-1))
-    low, high = torch.cat(lows).clamp(min=0), torch.cat(highs)
+    empty = [torch.zeros(0, dtype=torch.float64, device=rows.device)]
+    low, high = torch.cat(lows or empty).clamp(min=0), torch.cat(highs or empty)
     if not by_row:
         low, high = (torch.cat([end, end.new_zeros(1)]).amax().reshape(1) for end in (low, high))
     top = fmt.scale_max * fmt.element.max

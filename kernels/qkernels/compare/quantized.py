@@ -14,7 +14,7 @@ from qbench import Mismatch
 from ..format import Format
 from ..quantize import Rounding, check_input, chunk_rows
 from ..quantize_scaled import static_scale, tensor_scale
-from ..tensor import DATA_DTYPE, QTensor
+from ..tensor import DATA_DTYPE, QTensor, ScaleLayout
 from .bounds import Bounds, block_bounds
 from .global_scale import compare_global_scale, rotated
 from .report import describe
@@ -32,10 +32,12 @@ def compare_quantized(
     zero_point: Tensor | int | None = None,
     error: Tensor | None = None,
     rounding: Rounding = "nearest",
+    scale_layout: ScaleLayout = "linear",
 ) -> Mismatch | None:
     """None if `output` is a correct quantization of x [..., K] in `fmt`; else the first wrong place and a likely cause.
 
     global_scale, scale and zero_point: the static ones the quantizer was given (None: dynamic).
+    scale_layout "blocked": scales in 128x4 tiles, whose padding must be zero.
     rounding "stochastic": a code may be either neighbour of what is rounded; scales are judged as ever.
     error, float64 of x's shape: x (then float64) is a result known only to within it, as the product that a fused
     epilogue quantizes is; block formats, not rotated. Raises as `quantize`
@@ -46,6 +48,14 @@ def compare_quantized(
     check_input(x if error is None else x.to(torch.float32), fmt, hadamard)
     if problem := _structure(output, x, fmt, hadamard):
         return problem
+    if output.scale_layout != scale_layout:
+        return Mismatch(
+            f"scale layout is {output.scale_layout}, expected {scale_layout}", x.numel(), x.numel()
+        )
+    if scale_layout == "blocked":
+        if problem := _padding(output):
+            return problem
+        output = output.linear()
     k = x.shape[-1]
     rows = x.reshape(-1, k)
     top = output.global_scale
@@ -54,7 +64,8 @@ def compare_quantized(
     flat = QTensor(output.data.reshape(len(rows), output.data.shape[-1]), _flat(output.scale, fmt), fmt,
                    (len(rows), k), top, hadamard,
                    None if output.zero_point is None else _flat(output.zero_point, fmt))  # fmt: skip
-    if fmt.levels == 2 and (problem := compare_global_scale(flat, rows, fmt, hadamard, global_scale)):
+    rooms = None if error is None else error.reshape(-1, k)
+    if fmt.levels == 2 and (problem := compare_global_scale(flat, rows, fmt, hadamard, global_scale, rooms)):
         return problem
     expected = static_scale(scale, x.device) if scale is not None else None
     if scale is None and fmt.granularity == "tensor":
@@ -75,10 +86,9 @@ def compare_quantized(
             )
         else:
             y, slack = rotated(piece, fmt, hadamard)
-            if error is not None:
+            if rooms is not None:
                 assert slack is None and fmt.block is not None
-                rooms = error.reshape(-1, k)[start : start + step]
-                slack = rooms.unflatten(-1, (k // fmt.block, fmt.block)).amax(-1)
+                slack = rooms[start : start + step].unflatten(-1, (k // fmt.block, fmt.block)).amax(-1)
             bounds = block_bounds(part, y, slack, fmt, x.dtype, rounding)
         counts = torch.stack([bounds.scale_bad.sum(), bounds.code_bad.sum()]).tolist()
         wrong_scales, wrong_codes = wrong_scales + counts[0], wrong_codes + counts[1]
@@ -87,6 +97,17 @@ def compare_quantized(
     if first is None:
         return None
     return describe(flat, rows, fmt, *first, wrong_scales=wrong_scales, wrong_codes=wrong_codes)
+
+
+def _padding(output: QTensor) -> Mismatch | None:
+    """Bytes of blocked scales that belong to no block and are not zero."""
+    wrong = output.scale != output.linear().blocked().scale
+    count = int(wrong.sum())
+    if not count:
+        return None
+    first = int(wrong.nonzero()[0])
+    return Mismatch(f"{output.format.name}: padding of the blocked scales is not zero", count, wrong.numel(),
+                    f"  at byte {first}: found 0x{int(output.scale[first]):02x}")  # fmt: skip
 
 
 def _flat(scale: Tensor, fmt: Format) -> Tensor:

@@ -17,7 +17,8 @@ from qkernels.compare import compare_quantized
 from qkernels.format import FP8, FP8_BLOCK, FP8_BLOCK_2D, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
 from qkernels.ops.operands import activations, dtype_of
 from qkernels.quantize import Rounding, quantize
-from qkernels.tensor import QTensor
+from qkernels.swizzle import blocked_bytes
+from qkernels.tensor import QTensor, ScaleLayout
 
 FP8_KINDS = {"static": FP8, "tensor": FP8, "token": FP8_TOKEN, "block": FP8_BLOCK, "block2d": FP8_BLOCK_2D}
 INT8_KINDS = {"static": INT8, "token": INT8_TOKEN, "asymmetric": INT8_ASYM, "static_asymmetric": INT8_ASYM}
@@ -29,6 +30,7 @@ class QuantizeOptions:
     """How to quantize: the format, a rotation of K first, static scales where they are not dynamic, and the rounding.
 
     rounding "stochastic": codes are drawn; `seed` is that of the provider's generator, and equal seeds repeat.
+    scale_layout "blocked": the scales in 128x4 tiles (`QTensor.scale_layout`).
     """
 
     format: Format
@@ -38,6 +40,7 @@ class QuantizeOptions:
     zero_point: Tensor | None = None
     rounding: Rounding = "nearest"
     seed: int = 0
+    scale_layout: ScaleLayout = "linear"
 
     def generator(self, device: torch.device) -> torch.Generator | None:
         """A fresh generator on that device; None for rounding to nearest."""
@@ -45,7 +48,8 @@ class QuantizeOptions:
 
 
 def quantize_fp4(fmt: Format) -> Op:
-    """A block format of x [m, k]; axes m, k, dtype, had (0: none) and, for two levels, scale (static, dynamic)."""
+    """A block format of x [m, k]; axes m, k, dtype, had (0: none), layout (linear, blocked: of the scales)
+    and, for two levels, scale (static, dynamic)."""
 
     def options(workload: Workload, x: Tensor) -> QuantizeOptions:
         had = int(workload.get("had", 0) or 0) or None
@@ -53,7 +57,8 @@ def quantize_fp4(fmt: Format) -> Op:
         # 6 standard deviations of the (rotated) activations' largest channel: a calibrated, not an exact, amax
         shape = (len(x), 1) if fmt.global_granularity == "row" else ()
         gs = torch.full(shape, fmt.scale_max * fmt.element.max / 48.0, device=x.device) if static else None
-        return QuantizeOptions(fmt, had, global_scale=gs)
+        layout: ScaleLayout = "blocked" if workload.get("layout", "linear") == "blocked" else "linear"
+        return QuantizeOptions(fmt, had, global_scale=gs, scale_layout=layout)
 
     return _quantize_op(f"{fmt.name}_quantize", fmt, options)
 
@@ -95,14 +100,17 @@ def _quantize_op(
         m, k = workload.size("m"), workload.size("k")
         width = dtype_of(workload.get("dtype", "half")).itemsize
         made = fmt if isinstance(fmt, Format) else fmt[_scale_of(workload, fmt)]
-        return Cost(width * m * k + made.nbytes((m, k)), elements=m * k)
+        padding = 0
+        if workload.get("layout", "linear") == "blocked":
+            padding = blocked_bytes(m, made.scale_shape((m, k))[-1]) - made.scale_count((m, k))
+        return Cost(width * m * k + made.nbytes((m, k)) + padding, elements=m * k)
 
     return Op(name, inputs, reference, tolerance, cost)
 
 
 def reference(x: Tensor, options: QuantizeOptions) -> QTensor:
     """The exact quantizer with the same options."""
-    return quantize(
+    q = quantize(
         x,
         options.format,
         global_scale=options.global_scale,
@@ -112,6 +120,7 @@ def reference(x: Tensor, options: QuantizeOptions) -> QTensor:
         rounding=options.rounding,
         generator=options.generator(x.device),
     )
+    return q.blocked() if options.scale_layout == "blocked" else q
 
 
 def tolerance(
@@ -128,6 +137,7 @@ def tolerance(
         scale=options.scale,
         zero_point=options.zero_point,
         rounding=options.rounding,
+        scale_layout=options.scale_layout,
     )
 
 

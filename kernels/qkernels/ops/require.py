@@ -16,7 +16,8 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.tensor import QTensor
 
 OPTIONS = ("hadamard", "global_scale", "scale", "zero_point")
-"""What QuantizeOptions may hold beside a format and a rounding."""
+"""What QuantizeOptions may hold beside a format and a rounding, None where it is not asked for. A provider that writes
+scales in tiles names "scale_layout" too."""
 
 EXACT_PRODUCT = "qkernels.matmul(backend='torch')"
 """The product of operands of any format."""
@@ -41,6 +42,10 @@ def require(
     given = [name for name in OPTIONS if getattr(options, name) is not None]
     if ignored := [name for name in given if name not in takes[fmt]]:
         raise Unsupported(f"{who} takes no {' and no '.join(ignored)} for {fmt.name}", instead)
+    if options.scale_layout != "linear" and "scale_layout" not in takes[fmt]:
+        raise Unsupported(
+            f"{who} writes {fmt.name} scales in linear layout, not {options.scale_layout}", instead
+        )
     if fmt.element.integer and fmt.granularity == "tensor" and options.scale is None:
         raise Unsupported(f"{fmt.name} is static, and no scale is given", "a scale, or int8_token")
 
@@ -55,6 +60,8 @@ def require_operands(
             raise Unsupported(f"{who} multiplies quantized operands, not {operand.dtype}", instead)
         if not decodes_as(operand.format, *takes):
             raise Unsupported(f"{who} multiplies {names(takes)}, not {operand.format.name}", instead)
+        if operand.scale_layout != "linear":
+            raise Unsupported(f"{who} reads scales in linear layout", "QTensor.linear()")
 
 
 def decodes_as(fmt: Format, *takes: Format) -> bool:

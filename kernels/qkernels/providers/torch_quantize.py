@@ -165,10 +165,10 @@ def mxfp4_floor(x: Tensor) -> tuple[Tensor, Tensor]:
     amax = blocks.abs().amax(-1)
     byte = ((amax.view(torch.int32) >> 23) - 2).clamp(min=0)
     y = blocks * torch.exp2(127.0 - byte.float()).unsqueeze(-1)
-    return _pack(y).flatten(-2), byte.to(torch.uint8)
+    return pack_e2m1(y).flatten(-2), byte.to(torch.uint8)
 
 
-def _pack(y: Tensor) -> Tensor:
+def pack_e2m1(y: Tensor) -> Tensor:
     """E2M1 codes of y, two a byte; ties go to the even code, as alternate comparisons include the bound."""
     size = y.abs()
     code = (size > _HALFWAY[0]).to(torch.uint8)

@@ -26,13 +26,14 @@ def butterfly(y):
 
 @triton.jit
 def across_blocks(y, AWAY: tl.constexpr):
-    """One stage between block i and block i ^ AWAY: their sum, and in the second sum - 2*own, which is the difference
-    but for one rounding of the sum."""
+    """One stage between block i and block i ^ AWAY: the other's value plus or minus one's own, with one rounding."""
     blocks: tl.constexpr = y.shape[0]
-    pairs = tl.reshape(y, (blocks // (2 * AWAY), 2, AWAY, 8))
-    sums = tl.sum(pairs, axis=1, keep_dims=True)
-    sign = (tl.arange(0, 2) * -2).to(tl.float32)[None, :, None, None]
-    return tl.reshape(tl.fma(pairs, sign, sums), (blocks, 8))
+    span: tl.constexpr = 2 * AWAY
+    y = tl.reshape(y, (blocks // span, span, 8))
+    place = tl.arange(0, span)[None, :, None]
+    other = tl.gather(y, tl.broadcast_to(place ^ AWAY, y.shape), axis=1)
+    sign = 1.0 - 2.0 * (place // AWAY).to(tl.float32)
+    return tl.reshape(tl.fma(y, sign, other), (blocks, 8))
 
 
 @triton.jit

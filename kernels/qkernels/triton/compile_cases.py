@@ -7,6 +7,7 @@ made of stands beside it (EXPECTED in its file). Tensors are uninitialised and n
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 import qbench
-from qkernels.format import MXFP4, NVFP4, Format, get_format
-from qkernels.tensor import QTensor
+from qkernels.format import MXFP4, NVFP4, NVFP4_2D, NVFP4_4OVER6, Format, get_format
+from qkernels.tensor import QTensor, ScaleLayout
 from qkernels.triton import (
     amax,
     fp4_decode_rows,
@@ -25,6 +26,8 @@ from qkernels.triton import (
     fp4_gemm_quantize,
     fp4_gemm_scaled,
     fp4_gemm_sm90,
+    fp4_rows,
+    fp4_silu,
     fp4_stream,
     fp4_unpack,
     fp8_block,
@@ -69,6 +72,7 @@ def all_cases() -> list[qbench.CompileCase]:
     return [
         *amax_cases(),
         *nvfp4_cases(),
+        *row_cases(),
         *mxfp4_cases(),
         *fp8_cases(),
         *int8_cases(),
@@ -97,48 +101,99 @@ def amax_cases() -> list[qbench.CompileCase]:
 
 def nvfp4_cases() -> list[qbench.CompileCase]:
     def case(
-        dtype: str, scale: str = "static", had: int = 0, m: int = 4096, k: int = K, fast: bool = False
-    ) -> qbench.CompileCase:
+        dtype: str, scale: str = "static", had: int = 0, m: int = 4096, k: int = K, fast: bool = False,
+        fmt: Format = NVFP4, layout: ScaleLayout = "linear",
+    ) -> qbench.CompileCase:  # fmt: skip
         def launch() -> None:
-            gs = one() if scale == "static" else None
-            one_level = scale == "one_level"
             nvfp4_quantize.nvfp4_quantize(
-                matrix(m, k, dtype), global_scale=gs, hadamard=had or None, one_level=one_level
-            )
+                matrix(m, k, dtype), fmt=fmt, global_scale=one() if scale == "static" else None,
+                hadamard=had or None, scale_layout=layout,
+            )  # fmt: skip
 
-        expect = nvfp4_quantize.expected(dtype, had, scale)
+        expect = nvfp4_quantize.expected(scale)
         if scale == "dynamic":
             expect |= amax.expected(dtype, had, k)
+        more = ",blocked" if layout == "blocked" else ""
         return qbench.CompileCase(
-            f"nvfp4_quantize[{dtype},{scale},had={had},m={m},k={k}]", launch, expect, fast
+            f"{fmt.name}_quantize[{dtype},{scale},had={had},m={m},k={k}{more}]", launch, expect, fast
         )
 
     return [
         case("bf16", fast=True),
         case("fp32"),
-        case("bf16", m=16),
+        case("fp16", had=16, m=16),
         case("bf16", "dynamic"),
         case("fp16", "dynamic", 16),
-        *(case("bf16", had=had) for had in (64, 128)),
+        case("bf16", had=128),
         case("fp32", had=128),
+        case("fp16", layout="blocked"),
+        case("bf16", had=128, layout="blocked"),
+        case("fp16", fmt=NVFP4_4OVER6),
+        case("bf16", fmt=NVFP4_2D),
+    ]
+
+
+def row_cases() -> list[qbench.CompileCase]:
+    def token(dtype: str, m: int, k: int, had: int = 0) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"nvfp4_token_quantize[{dtype},had={had},m={m},k={k}]",
+            lambda: fp4_rows.nvfp4_token(matrix(m, k, dtype), hadamard=had or None),
+            fp4_rows.expected(NVFP4),
+        )
+
+    def norm(fmt: Format, dtype: str, m: int, k: int, residual: bool = False) -> qbench.CompileCase:
+        def launch() -> None:
+            beside = matrix(m, k, dtype) if residual else None
+            gs = one() if fmt.levels == 2 else None
+            fp4_rows.rms_norm_quantize(
+                matrix(m, k, dtype), matrix(1, k, dtype)[0], fmt, residual=beside, global_scale=gs
+            )
+
+        name = f"{fmt.name}_rms_norm[{dtype},residual={int(residual)},m={m},k={k}]"
+        return qbench.CompileCase(name, launch, fp4_rows.expected(fmt))
+
+    def silu(fmt: Format, dtype: str, m: int, k: int) -> qbench.CompileCase:
+        def launch() -> None:
+            gs = one() if fmt.levels == 2 else None
+            fp4_silu.silu_mul_quantize(matrix(m, 2 * k, dtype), fmt, global_scale=gs)
+
+        return qbench.CompileCase(f"{fmt.name}_silu_mul[{dtype},m={m},k={k}]", launch, fp4_silu.expected(fmt))
+
+    return [
+        token("bf16", 4096, K),
+        token("fp16", 16, 28672, 16),
+        norm(NVFP4, "bf16", 4096, K),
+        norm(NVFP4, "fp16", 4096, K, residual=True),
+        norm(MXFP4, "bf16", 16, K),
+        silu(NVFP4, "bf16", 4096, K),
+        silu(MXFP4, "fp16", 16, K),
     ]
 
 
 def mxfp4_cases() -> list[qbench.CompileCase]:
-    def case(rule: str, dtype: str = "bf16", had: int = 0, m: int = 4096, k: int = K) -> qbench.CompileCase:
-        name = f"mxfp4_quantize[{dtype},{rule},had={had},m={m},k={k}]"
-        expect = mxfp4_quantize.expected(dtype, had, rule)
+    def case(
+        rule: str,
+        dtype: str = "bf16",
+        had: int = 0,
+        m: int = 4096,
+        k: int = K,
+        layout: ScaleLayout = "linear",
+    ) -> qbench.CompileCase:
+        more = ",blocked" if layout == "blocked" else ""
         return qbench.CompileCase(
-            name,
-            lambda: mxfp4_quantize.mxfp4_quantize(matrix(m, k, dtype), rule=rule, hadamard=had or None),
-            expect,
+            f"mxfp4_quantize[{dtype},{rule},had={had},m={m},k={k}{more}]",
+            lambda: mxfp4_quantize.mxfp4_quantize(
+                matrix(m, k, dtype), rule=rule, hadamard=had or None, scale_layout=layout
+            ),
+            mxfp4_quantize.expected(m, k),
         )
 
     return [
         *(case(rule) for rule in ("floor", "rceil", "abs_max", "quest")),
-        *(case("floor", "fp32", had) for had in (0, 32)),
-        case("floor", m=16),
+        case("floor", "fp32"),
+        case("floor", m=16, had=128),
         *(case("floor", had=had) for had in (32, 128)),
+        case("floor", layout="blocked"),
     ]
 
 
@@ -386,6 +441,15 @@ def prepared_cases() -> list[qbench.CompileCase]:
             lambda: mxfp4_fold.mxfp4_fold(matrix(4096)),
             {"mxfp4_fold_kernel": mxfp4_fold.expected()},
         ),
+        qbench.CompileCase(
+            f"mxfp4_fold[m=4096,k={K},had=32]",
+            lambda: mxfp4_fold.mxfp4_fold(matrix(4096), hadamard=32),
+            {
+                "mxfp4_fold_kernel": dataclasses.replace(
+                    mxfp4_fold.expected(), unsupported={"sm_80": "no conversion to E4M3"}
+                )
+            },
+        ),
         *(
             qbench.CompileCase(
                 f"{fmt.name}_decode_rows[m=4096,k={K}]",
@@ -423,6 +487,8 @@ def launch_of(case: str) -> Callable[[], object] | None:
     m, k, had = int(axes["m"]), int(axes["k"]), int(axes.get("had", 0)) or None
     if op.endswith("_gemm") or op == "nvfp4_gemm_quantize":
         return _product_of(op, m, int(axes["n"]), k, had)
+    if op.endswith(("_rms_norm", "_silu_mul")):
+        return _fused_of(op, m, k, axes)
     scale, dtype = axes.get("scale", ""), {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
     given = scale.startswith("static")
     if op == "fp8_quantize" and scale.startswith("block"):
@@ -440,8 +506,22 @@ def launch_of(case: str) -> Callable[[], object] | None:
         )
     fmt = get_format(op.removesuffix("_quantize"))
     return lambda: fp4_gemm.quantize_fp4(
-        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had
-    )
+        matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had,
+        scale_layout="blocked" if axes.get("layout") == "blocked" else "linear",
+    )  # fmt: skip
+
+
+def _fused_of(op: str, m: int, k: int, axes: dict[str, str]) -> Callable[[], object]:
+    fmt = get_format(op.removesuffix("_rms_norm").removesuffix("_silu_mul"))
+    dtype = {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
+    gs = one() if fmt.levels == 2 else None
+    if op.endswith("_silu_mul"):
+        return lambda: fp4_silu.silu_mul_quantize(matrix(m, 2 * k, dtype), fmt, global_scale=gs)
+    residual = axes.get("residual", "0") == "1"
+    return lambda: fp4_rows.rms_norm_quantize(
+        matrix(m, k, dtype), matrix(1, k, dtype)[0], fmt, global_scale=gs,
+        residual=matrix(m, k, dtype) if residual else None,
+    )  # fmt: skip
 
 
 def _product_of(op: str, m: int, n: int, k: int, had: int | None) -> Callable[[], object]:

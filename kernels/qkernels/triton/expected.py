@@ -28,16 +28,6 @@ def widths(k: int, bits: int) -> dict[str, int]:
     return {"*": bits} if k % 16 == 0 else {}
 
 
-def expected_tile(hadamard: int) -> qbench.Expectation:
-    """The FP4 quantizers' general path, for fp32 x: products of bf16 parts if rotated."""
-    return qbench.Expectation(
-        products("bf16") if hadamard else {},
-        load_bits={"*": 128},
-        store_bits={"*": 64},
-        spill_bytes={WARP_PRODUCTS: 4096} if hadamard == 128 else {},
-    )
-
-
 def expected_words(store_bits: int, *, on_chip: bool = False) -> qbench.Expectation:
     """The FP4 quantizers of words: one store of a block's codes, and no shared memory (unless on_chip)."""
     detours = () if on_chip else ("LDS", "STS", "BAR")

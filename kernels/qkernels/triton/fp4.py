@@ -43,6 +43,15 @@ def encode_e2m1(y, GAIN: tl.constexpr = 1.0):
 
 
 @triton.jit
+def round_e2m1(y):
+    """0 <= y in fp32 -> the E2M1 number nearest to it, ties to even codes, at most 6; in fp32."""
+    bounded = tl.minimum(y, 6.0)
+    power = tl.maximum(bounded.to(tl.int32, bitcast=True) & 0x7F800000, 0x3F800000)
+    magic = (power + (22 << 23)).to(tl.float32, bitcast=True)
+    return (bounded + magic) - magic
+
+
+@triton.jit
 def pack_pairs(codes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Codes of ROWS * COLUMNS elements in row-major order -> uint8 [ROWS, COLUMNS/2], even element low."""
     low, high = tl.split(tl.reshape(codes, (ROWS, COLUMNS // 2, 2)))
@@ -100,17 +109,32 @@ def divide_by_scale(x, scale):
 
 
 @triton.jit
-def nvfp4_scale(amax_bits, encode_scale):
+def nvfp4_scale(amax_bits, encode_scale, LEAST: tl.constexpr = 0.0):
     """Bits of block maxima and gs -> (E4M3 bytes int32, about 1/s fp32 or 1, is the block encoded or zero).
 
-    s = e4m3(min(amax*gs/6, 448)), with two fp32 roundings; 1/s is within two units in the last place, and exact for
-    a power of two. amax*gs = inf gives NaN, and the minimum makes it 448. inf or NaN gives the byte 0x7f.
+    s = e4m3(max(min(amax*gs/6, 448), LEAST)), with two fp32 roundings; 1/s is within two units in the last place, and
+    exact for a power of two. inf or NaN gives the byte 0x7f.
     """
-    amax = amax_bits.to(tl.float32, bitcast=True)
-    byte, scale = round_e4m3(tl.minimum(correct_quotient(amax * encode_scale, 6.0, 1.0 / 6.0), 448.0))
-    finite = amax_bits < 0x7F800000
+    byte, scale, finite = nvfp4_scale_of(amax_bits, encode_scale, 1.0, LEAST)
     coded = finite & (scale > 0.0)
     return tl.where(finite, byte, 0x7F), 1.0 / tl.where(coded, scale, 1.0), coded
+
+
+@triton.jit
+def nvfp4_scale_of(amax_bits, encode_scale, FACTOR: tl.constexpr, LEAST: tl.constexpr):
+    """Bits of block maxima and gs -> (E4M3 bytes int32 and values fp32 of FACTOR*amax*gs/6, is the block finite).
+
+    amax*gs = inf gives NaN, and the minimum makes it 448: it stands before LEAST, which would take a NaN's place.
+    """
+    amax = amax_bits.to(tl.float32, bitcast=True)
+    t = correct_quotient(amax * encode_scale, 6.0, 1.0 / 6.0)
+    if FACTOR != 1.0:
+        t = t * FACTOR
+    t = tl.minimum(t, 448.0)
+    if LEAST > 0.0:
+        t = tl.maximum(t, LEAST)
+    byte, scale = round_e4m3(t)
+    return byte, scale, amax_bits < 0x7F800000
 
 
 @triton.jit

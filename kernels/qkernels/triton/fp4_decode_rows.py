@@ -47,6 +47,10 @@ def fp4_decode_rows(x: QTensor) -> Tensor:
     """bf16 [M, K] of x without its global scale, MXFP4 divided by four; NVFP4, MXFP4 or bytes that mean the same."""
     if not decodes_as(x.format, *DECODES):
         raise ValueError(f"x is {x.format.name}; this kernel decodes {names(DECODES)}")
+    if x.scale_layout != "linear":
+        raise ValueError(
+            f"the scales of x are {x.scale_layout}; this kernel reads linear ones, use x.linear()"
+        )
     m, k = x.shape
     out = torch.empty(m, k, dtype=torch.bfloat16, device=x.device)
     if m > 0:

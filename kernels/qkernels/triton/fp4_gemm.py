@@ -36,19 +36,30 @@ import triton.language as tl
 
 import qbench
 from qkernels.ops.quantize import QuantizeOptions
-from qkernels.ops.require import names, require
+from qkernels.ops.require import decodes_as, names, require
 from qkernels.tensor import QTensor
-from qkernels.triton import mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4_rows, mxfp4_quantize, nvfp4_quantize
 from qkernels.triton.expected import TENSOR_MEMORY, TENSOR_PRODUCTS, products
 from qkernels.triton.fp4_decode import dequantize_tile
-from qkernels.triton.fp4_plan import IEEE_BECOMES_TF32, NO_IEEE, check_out_dtype, plan, require_formats
+from qkernels.triton.fp4_plan import (
+    DECODES,
+    IEEE_BECOMES_TF32,
+    NO_IEEE,
+    check_out_dtype,
+    plan,
+    require_formats,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qkernels.format import Format
+    from qkernels.tensor import ScaleLayout
+    from qkernels.triton.outputs import Outputs
 
-QUANTIZES = nvfp4_quantize.TAKES | mxfp4_quantize.TAKES
+QUANTIZES = nvfp4_quantize.TAKES | fp4_rows.TAKES | mxfp4_quantize.TAKES
+MULTIPLIES = {fmt: options for fmt, options in QUANTIZES.items() if decodes_as(fmt, *DECODES)}
+"""Of the formats that are quantized here, those whose products are formed here."""
 
 
 def expected(fmt: Format, activations: str, m: int) -> qbench.Expectation:
@@ -200,18 +211,35 @@ def fp4_gemm(
 
 
 def quantize_fp4(
-    x: Tensor, fmt: Format, *, global_scale: Tensor | None = None, hadamard: int | None = None
+    x: Tensor,
+    fmt: Format,
+    *,
+    global_scale: Tensor | None = None,
+    hadamard: int | None = None,
+    scale_layout: ScaleLayout = "linear",
+    outputs: Outputs | None = None,
 ) -> QTensor:
     """x [M, K] in an FP4 format by the Triton quantizers; ValueError for a format that has none."""
     if fmt in nvfp4_quantize.TAKES:
         return nvfp4_quantize.nvfp4_quantize(
-            x, global_scale=global_scale, hadamard=hadamard, one_level=fmt.levels == 1
+            x,
+            fmt=fmt,
+            global_scale=global_scale,
+            hadamard=hadamard,
+            scale_layout=scale_layout,
+            outputs=outputs,
+        )
+    if fmt in fp4_rows.TAKES:
+        return fp4_rows.nvfp4_token(
+            x, global_scale=global_scale, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
         )
     if fmt not in mxfp4_quantize.TAKES:
         raise ValueError(f"no Triton kernel quantizes to {fmt.name}; known: {names(QUANTIZES)}")
     if global_scale is not None:
         raise ValueError(f"{fmt.name} has no global scale; leave global_scale out")
-    return mxfp4_quantize.mxfp4_quantize(x, rule=fmt.rule, hadamard=hadamard)
+    return mxfp4_quantize.mxfp4_quantize(
+        x, rule=fmt.rule, hadamard=hadamard, scale_layout=scale_layout, outputs=outputs
+    )
 
 
 @qbench.provider("triton", needs_cuda=True)
@@ -225,7 +253,9 @@ def gemm(a: Tensor | QTensor, b: QTensor) -> Callable[[], Tensor]:
 @qbench.provider("triton", needs_cuda=True)
 def hadamard_gemm(x: Tensor, w: QTensor) -> Callable[[], tuple[Tensor, QTensor]]:
     """Rotate and quantize x as w was, then multiply; the quantized x is returned to be checked too."""
-    require(QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", QUANTIZES, instead="torch-eager")
+    require(
+        QuantizeOptions(w.format, w.hadamard), "the Triton FP4 product", MULTIPLIES, instead="torch-eager"
+    )
 
     def run() -> tuple[Tensor, QTensor]:
         xq = quantize_fp4(x, w.format, hadamard=w.hadamard)

@@ -171,6 +171,10 @@ def _unfit(a: Tensor | QTensor, b: QTensor) -> str:
         if isinstance(operand, QTensor) and not decodes_as(operand.format, *DECODES):
             return (f"{name} is {operand.format.name}; this kernel takes NVFP4 (block 16, e4m3) and MXFP4 "
                     "(block 32, e8m0), each row's blocks with scales of their own, and one global scale")  # fmt: skip
+        if isinstance(operand, QTensor) and operand.scale_layout != "linear":
+            return (
+                f"the scales of {name} are {operand.scale_layout}; this kernel reads linear: {name}.linear()"
+            )
     if not isinstance(a, QTensor):
         return ""
     if (a.format.block, a.format.scale) != (b.format.block, b.format.scale):

@@ -200,32 +200,57 @@ def load_parts(x_ptr, inside, PARTS: tl.constexpr):
 
 
 @triton.jit
-def magnitudes_and_signs(words, PARTS: tl.constexpr, HALF: tl.constexpr, HADAMARD: tl.constexpr):
-    """Words of a block -> (PARTS magnitudes fp32 [BLOCKS, 8], sign words [BLOCKS], bits of the maxima [BLOCKS])."""
+def word_values(words, PARTS: tl.constexpr, HALF: tl.constexpr):
+    """Words of a block -> PARTS times fp32 [BLOCKS, 8]."""
+    parts = ()
+    for i in tl.static_range(PARTS):
+        parts += (values(words[i], HALF),)
+    return parts
+
+
+@triton.jit
+def part_magnitudes(parts, PARTS: tl.constexpr):
+    """PARTS times fp32 [BLOCKS, 8] -> (magnitudes, sign words [BLOCKS], the largest fp32 [BLOCKS], NaN if one is)."""
     sizes = ()
     signs = ()
+    for i in tl.static_range(PARTS):
+        sizes += (tl.abs(parts[i]),)
+        signs += (top_sign_word(parts[i]),)
+    best = sizes[0]
+    for i in tl.static_range(1, PARTS):
+        best = tl.maximum(best, sizes[i], propagate_nan=tl.PropagateNan.ALL)
+    return sizes, signs, tl.max(magnitude_bits(best), axis=1).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def word_magnitudes(words, PARTS: tl.constexpr, HALF: tl.constexpr):
+    """The same of words, two elements at a time."""
+    sizes = ()
+    signs = ()
+    best = words[0] & 0x7FFF7FFF
+    for i in tl.static_range(PARTS):
+        size = words[i] & 0x7FFF7FFF
+        best = largest_words(best, size, HALF, False)
+        sizes += (values(size, HALF),)
+        signs += (sign_word(words[i]),)
+    return sizes, signs, largest_value(largest_word(best, HALF), HALF)
+
+
+@triton.jit
+def magnitudes_and_signs(words, PARTS: tl.constexpr, HALF: tl.constexpr, HADAMARD: tl.constexpr):
+    """Words of a block -> (PARTS magnitudes fp32 [BLOCKS, 8], sign words [BLOCKS], bits of the maxima [BLOCKS])."""
     if HADAMARD:
         root: tl.constexpr = HADAMARD**-0.5
-        parts = ()
+        found, signs, amax = part_magnitudes(
+            rotate_parts(word_values(words, PARTS, HALF), PARTS, HADAMARD), PARTS
+        )
+        sizes = ()
         for i in tl.static_range(PARTS):
-            parts += (values(words[i], HALF),)
-        parts = rotate_parts(parts, PARTS, HADAMARD)
-        for i in tl.static_range(PARTS):
-            sizes += (tl.abs(parts[i]) * root,)
-            signs += (top_sign_word(parts[i]),)
-        best = sizes[0]
-        for i in tl.static_range(1, PARTS):
-            best = tl.maximum(best, sizes[i], propagate_nan=tl.PropagateNan.ALL)
-        bits = tl.max(magnitude_bits(best), axis=1)
+            sizes += (found[i] * root,)
+        amax = amax * root
     else:
-        best = words[0] & 0x7FFF7FFF
-        for i in tl.static_range(PARTS):
-            size = words[i] & 0x7FFF7FFF
-            best = largest_words(best, size, HALF, False)
-            sizes += (values(size, HALF),)
-            signs += (sign_word(words[i]),)
-        bits = magnitude_bits(largest_value(largest_word(best, HALF), HALF))
-    return sizes, signs, bits
+        sizes, signs, amax = word_magnitudes(words, PARTS, HALF)
+    return sizes, signs, magnitude_bits(amax)
 
 
 @triton.jit

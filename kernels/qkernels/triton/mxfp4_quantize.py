@@ -8,22 +8,27 @@ clamped at 0. All of it is integer arithmetic on exponent bits (a float log2 is 
 two); an fp32 subnormal has E = 0, and its byte is 0 under every rule whatever its fraction. x/s multiplies by
 a power of two, which is exact, and 3*x/s is rounded once by a fused multiply-add inside the encoder.
 
-With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. Sixteen-bit x whose rows are
-whole words has a path of its own, a thread to a block, for every rule but quest (see nvfp4_quantize.py).
-Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/32], row-major.
+With `hadamard` x is first rotated blockwise along K by H/sqrt(n), in the same kernel. A thread holds a block, or of few
+elements half a block, from load to store, whatever x's dtype and alignment (see nvfp4_quantize.py).
+Layout: data uint8 [M, K/2], byte j = code[2j] | code[2j+1] << 4; scale uint8 [M, K/32], row-major, or blocked (128 x 4
+tiles, padding zero).
 
 Tolerance: none without a rotation, bytes and codes equal the reference's; except quest, whose fp32 sums have
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 22.4 / 82 /
-2.1 us, with Hadamard 32 27.8 / 103 / 2.2, 128 34.4 / 127 / 2.4. The path without words takes 31.0 / 114 / 2.0, 42.6 /
-160 / 2.5 and 90.3 / 352 / 4.5; quest 93.9 at 4096 x 8192. Compiled for sm_90 words take 11.0 instructions an element,
-and 17.2 and 23.3 with Hadamard 32 and 128 (20.2 and 45.3 without); predicted from that were 23, 25 and 33 us.
+2.1 us; before rotations took one multiply-add a stage, and few elements two threads a block, Hadamard 32 27.8 / 103 /
+2.2, 128 34.4 / 127 / 2.4. Compiled for sm_90, instructions an element: 11.0, Hadamard 32 16.0 (17.2 before), 128 20.3
+(23.3), blocked scales 12.3, quest 15.3; a thread's 384 for half a block rotated by 128 (746 for a whole one before).
+Predicted from these: Hadamard 32 26 / 97 / 2.0, 128 30.5 / 113 / 2.1, quest 25, blocked 22.9 / 83 / 2.2.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.
 """
+
+# mypy: disable-error-code="assignment"
+# Tuples grow by unrolled loops in the kernels, which have no types.
 
 from __future__ import annotations
 
@@ -35,29 +40,40 @@ import triton.language as tl
 from torch import Tensor
 
 import qbench
-from qkernels.format import E2M1, FORMATS, MXFP4, Format
+from qkernels.format import E2M1, FORMATS, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
-from qkernels.tensor import QTensor
-from qkernels.triton.expected import expected_tile, expected_words
-from qkernels.triton.fp4 import encode_e2m1, hadamard_tile, magnitude_bits, pack_pairs, rotate_tile
-from qkernels.triton.fp4_words import load_parts, magnitudes_and_signs, store_codes, words_fit
-from qkernels.triton.launch import check_hadamard, check_matrix, choose_tile
+from qkernels.tensor import QTensor, ScaleLayout
+from qkernels.triton.butterflies import rotate_parts
+from qkernels.triton.early import after_previous
+from qkernels.triton.expected import expected_words
+from qkernels.triton.fp4 import magnitude_bits
+from qkernels.triton.fp4_launch import FEW, begins, cut, written
+from qkernels.triton.fp4_parts import (
+    block_values,
+    largest_of_group,
+    load_block,
+    place_of_blocks,
+    root_of,
+    rotated_magnitudes,
+    store_scales,
+)
+from qkernels.triton.fp4_words import part_magnitudes, store_codes, words_fit
+from qkernels.triton.launch import check_hadamard, check_matrix
+from qkernels.triton.outputs import Outputs
 
 _BY_RULE: dict[str, Format] = {
     fmt.rule: fmt
     for fmt in FORMATS.values()
     if (fmt.element, fmt.block, fmt.block_rows, fmt.scale) == (E2M1, 32, 1, "e8m0")
 }
-TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard",))
+TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard", "scale_layout"))
 """The formats of this kernel and the options of each."""
 
 
-def expected(dtype: str, hadamard: int, rule: str = "floor") -> dict[str, qbench.Expectation]:
-    """What the kernel must be compiled to, for x of "bf16", "fp16" or "fp32"."""
-    if dtype == "fp32" or rule == "quest":
-        return {"mxfp4_quantize_kernel": expected_tile(hadamard)}
-    return {"mxfp4_words_kernel": expected_words(128)}
+def expected(m: int, k: int) -> dict[str, qbench.Expectation]:
+    """What the kernel must be compiled to: a block, or of few elements half a block, in one store."""
+    return {"mxfp4_parts_kernel": expected_words(64 if m * k <= FEW else 128)}
 
 
 @triton.jit
@@ -77,107 +93,138 @@ def shared_exponent(y, amax_bits, RULE: tl.constexpr):
         byte = magnitude_bits(amax_bits.to(tl.float32, bitcast=True) + 1e-8) >> 23
     else:
         tl.static_assert(RULE == "quest", "unknown rule")
-        mean = tl.sum(y, axis=1) * (1.0 / 32)
-        square = tl.sum(y * y, axis=1) * (1.0 / 32)
-        variance = square - mean * mean
-        target = tl.sqrt_rn(tl.maximum(variance, 0.0)) * 0.48707976 + 1e-8  # 2.92247856 / 6
-        byte = tl.where(variance >= 0.0, magnitude_bits(target) >> 23, 127)
-        # E[x^2] overflows for |x| > 2^63: the largest scale keeps such a block finite
-        byte = tl.where(magnitude_bits(square) < 0x7F800000, byte, 254)
+        byte = quest_exponent(tl.sum(y, axis=1), tl.sum(y * y, axis=1))
     return tl.maximum(byte, 0)
 
 
-@triton.jit(do_not_specialize=["m"])
-def mxfp4_quantize_kernel(
-    x_ptr, data_ptr, scale_ptr, m, k, stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, RULE: tl.constexpr,
+@triton.jit
+def quest_exponent(total, squares):
+    """Sums over blocks of 32 of x and of x^2, fp32 -> E8M0 bytes int32 for finite blocks."""
+    mean = total * (1.0 / 32)
+    square = squares * (1.0 / 32)
+    variance = square - mean * mean
+    target = tl.sqrt_rn(tl.maximum(variance, 0.0)) * 0.48707976 + 1e-8  # 2.92247856 / 6
+    byte = tl.where(variance >= 0.0, magnitude_bits(target) >> 23, 127)
+    # E[x^2] overflows for |x| > 2^63: the largest scale keeps such a block finite
+    return tl.where(magnitude_bits(square) < 0x7F800000, byte, 254)
+
+
+@triton.jit
+def quest_parts(parts, PARTS: tl.constexpr, HADAMARD: tl.constexpr):
+    """(blocks divided by sqrt(HADAMARD), their quest bytes): of rotated sums E[x^2] would overflow too early."""
+    scaled = ()
+    total = tl.zeros((parts[0].shape[0],), tl.float32)
+    squares = tl.zeros((parts[0].shape[0],), tl.float32)
+    for i in tl.static_range(PARTS):
+        part = parts[i] * root_of(HADAMARD)
+        scaled += (part,)
+        total += tl.sum(part, axis=1)
+        squares += tl.sum(part * part, axis=1)
+    return scaled, tl.maximum(quest_exponent(total, squares), 0)
+
+
+@triton.jit
+def inverse_of(scales):
+    """1/s = 2^(127 - byte) of E8M0 bytes; of byte 254 that is the subnormal 2^-127, whose bits are no exponent."""
+    return tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def store_mxfp4(
+    data_ptr, scale_ptr, sizes, signs, scales, finite, rest, row, unit, inside, blocks,
+    ORDER: tl.constexpr, RULE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of ROWS x COLUMNS."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (row < m)[:, None]
-    row = row.to(tl.int64)[:, None]
-    x = tl.load(x_ptr + row * stride + column[None, :], mask=inside & (column < k)[None, :], other=0.0)
-    if HADAMARD:
-        y = rotate_tile(x, hadamard_tile(HADAMARD, x.dtype), HADAMARD)
-    else:
-        y = x.to(tl.float32)
-    y = tl.reshape(y, (ROWS * COLUMNS // 32, 32))
-
-    amax_bits = tl.max(magnitude_bits(y), axis=1)
-    scales = shared_exponent(y, amax_bits, RULE)
-    # 1/s = 2^(127 - byte); for byte 254 that is the subnormal 2^-127, whose bits are not an exponent field
-    inverse = tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
-    codes = encode_e2m1(y * inverse[:, None], 3.0 if RULE == "abs_max" else 1.0)
-    finite = amax_bits < 0x7F800000
-    codes = tl.where(finite[:, None], codes, 0)
-    scales = tl.where(finite, scales, 0xFF)
-
-    byte = tl.program_id(1) * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-    mask = inside & (byte < k // 2)[None, :]
-    tl.store(data_ptr + row * (k // 2) + byte[None, :], pack_pairs(codes, ROWS, COLUMNS), mask=mask)
-    block = tl.program_id(1) * (COLUMNS // 32) + tl.arange(0, COLUMNS // 32)
-    scales = tl.reshape(scales, (ROWS, COLUMNS // 32)).to(tl.uint8)
-    tl.store(scale_ptr + row * (k // 32) + block[None, :], scales, mask=inside & (block < k // 32)[None, :])
-
-
-@triton.jit(do_not_specialize=["m"])
-def mxfp4_words_kernel(
-    x_ptr, data_ptr, scale_ptr, m, k, stride,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, RULE: tl.constexpr,
-):  # fmt: skip
-    """One tile of ROWS x COLUMNS of sixteen-bit x, a thread for each block: see fp4_words.py."""
-    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
-    index = tl.arange(0, ROWS * COLUMNS // 32)
-    row = tl.program_id(0) * ROWS + index // (COLUMNS // 32)
-    block = tl.program_id(1) * (COLUMNS // 32) + index % (COLUMNS // 32)
-    inside = (row < m) & (block < k // 32)
-    row = row.to(tl.int64)
-    x_ptr += row * stride + block * 32
-    words = load_parts(x_ptr, inside, 4)
-    sizes, signs, amax_bits = magnitudes_and_signs(words, 4, HALF, HADAMARD)
-
-    scales = shared_exponent(sizes[0], amax_bits, RULE)
-    # 1/s = 2^(127 - byte); for byte 254 that is the subnormal 2^-127, whose bits are not an exponent field
-    inverse = tl.maximum((254 - scales) << 23, 0x00400000).to(tl.float32, bitcast=True)
+    """Scales and codes of blocks (PARTS 4) or halves of them (2) in threads, magnitudes sizes*rest: see store_nvfp4."""
+    SPLIT: tl.constexpr = 4 // PARTS
+    inverse = inverse_of(scales)
     if RULE == "abs_max":
         inverse = inverse * 3.0
-    finite = amax_bits < 0x7F800000
-    tl.store(scale_ptr + row * (k // 32) + block, tl.where(finite, scales, 0xFF).to(tl.uint8), mask=inside)
-    store_codes(data_ptr + (row * (k // 32) + block) * 16, sizes, signs, None, inverse, finite, inside, 4)
+    byte = tl.where(finite, scales, 0xFF)
+    if SPLIT > 1:
+        store_scales(scale_ptr, byte, row, unit // SPLIT, inside & (unit % SPLIT == 0), blocks, False)
+    else:
+        store_scales(scale_ptr, byte, row, unit, inside, blocks, ORDER == "squares")
+    out_ptr = data_ptr + (row * (blocks * SPLIT) + unit) * (4 * PARTS)
+    store_codes(out_ptr, sizes, signs, None, inverse * rest, finite, inside, PARTS)
 
 
-def mxfp4_quantize(x: Tensor, *, rule: str = "floor", hadamard: int | None = None) -> QTensor:
+@triton.jit(do_not_specialize=["m"])
+def mxfp4_parts_kernel(
+    x_ptr, data_ptr, scale_ptr, m, k, stride,
+    ROWS: tl.constexpr, ACROSS: tl.constexpr, ORDER: tl.constexpr, BESIDE: tl.constexpr, HADAMARD: tl.constexpr,
+    RULE: tl.constexpr, PARTS: tl.constexpr, WORDS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """One tile, a thread for each block (PARTS 4) or half of one (PARTS 2): see fp4_parts.py and fp4_words.py."""
+    HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
+    SPLIT: tl.constexpr = 4 // PARTS
+    blocks = k // 32
+    after_previous(EARLY)
+    row, unit = place_of_blocks(tl.program_id(0), tl.program_id(1), ROWS, ACROSS, ORDER, BESIDE)
+    inside = (row < m) & (unit < blocks * SPLIT)
+    row = row.to(tl.int64)
+    loaded = load_block(x_ptr + row * stride + unit * (8 * PARTS), inside, PARTS, WORDS)
+    root = root_of(HADAMARD)
+    if RULE == "quest":
+        parts = block_values(loaded, PARTS, WORDS, HALF)
+        if HADAMARD:
+            parts = rotate_parts(parts, PARTS, HADAMARD)
+        parts, scales = quest_parts(parts, PARTS, HADAMARD)
+        sizes, signs, amax = part_magnitudes(parts, PARTS)
+        amax_bits = magnitude_bits(amax)
+        root = 1.0
+    else:
+        sizes, signs, amax = rotated_magnitudes(loaded, PARTS, WORDS, HALF, HADAMARD)
+        if SPLIT > 1:
+            amax = largest_of_group(amax, SPLIT, 1)
+        amax_bits = magnitude_bits(amax)
+        scales = shared_exponent(sizes[0], amax_bits, RULE)
+    store_mxfp4(
+        data_ptr, scale_ptr, sizes, signs, scales, amax_bits < 0x7F800000, root, row, unit, inside, blocks,
+        ORDER, RULE, PARTS,
+    )  # fmt: skip
+
+
+def mxfp4_quantize(
+    x: Tensor,
+    *,
+    rule: str = "floor",
+    hadamard: int | None = None,
+    scale_layout: ScaleLayout = "linear",
+    outputs: Outputs | None = None,
+    shape: tuple[int, int, int] | None = None,
+    halves: bool | None = None,
+    early: bool = True,
+) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 32 and of `hadamard` -> MXFP4 under that rule.
 
+    outputs        the caller's tensors to write, see `qkernels.quantize`
+    shape, halves, early  for measurements: (rows, blocks, warps) of a tile, whether two threads share a block, and
+                   whether the launch may begin before the kernel before it has ended
     Raises TypeError or ValueError for input the kernel does not take, ValueError for an unknown rule.
     """
     if rule not in _BY_RULE:
         raise ValueError(f"unknown MXFP4 rule {rule!r}; known: {', '.join(_BY_RULE)}")
-    check_hadamard(hadamard, MXFP4.hadamard)
+    fmt = _BY_RULE[rule]
+    check_hadamard(hadamard, fmt.hadamard)
     m, k = check_matrix(x, block=32, hadamard=hadamard)
-    data = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
-    scale = torch.empty(m, k // 32, dtype=torch.uint8, device=x.device)
-    if m > 0 and words_fit(x) and rule != "quest":
-        tile = choose_tile(m, k, elements=4096)
+    data, scale = written(m, k, fmt, x, scale_layout, outputs)
+    blocked = scale_layout == "blocked"
+    if m > 0:
+        if halves is None:
+            halves = m * k <= FEW and rule != "quest" and not blocked
+        tile = cut(m, k, fmt, elements=4096, blocked=blocked, hadamard=hadamard, shape=shape, halves=halves)
         with torch.cuda.device_of(x):
-            mxfp4_words_kernel[(tile.down, tile.across)](
-                x, data, scale, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                HADAMARD=hadamard or 0, RULE=rule, num_warps=tile.rows * tile.columns // 1024,
-                enable_fp_fusion=False,
+            mxfp4_parts_kernel[(tile.down, tile.across)](
+                x, data, scale, m, k, x.stride(0), **tile.constants, HADAMARD=hadamard or 0, RULE=rule,
+                PARTS=2 if halves else 4, WORDS=words_fit(x), enable_fp_fusion=False, **begins(early, x.device),
             )  # fmt: skip
-    elif m > 0:
-        tile = choose_tile(m, k, hadamard=hadamard)
-        with torch.cuda.device_of(x):
-            mxfp4_quantize_kernel[(tile.down, tile.across)](
-                x, data, scale, m, k, x.stride(0), ROWS=tile.rows, COLUMNS=tile.columns,
-                HADAMARD=hadamard or 0, RULE=rule, num_warps=4 if hadamard is None else 8, enable_fp_fusion=False,
-            )  # fmt: skip
-    return QTensor(data, scale, _BY_RULE[rule], (m, k), hadamard=hadamard)
+    return QTensor(data, scale, fmt, (m, k), hadamard=hadamard, scale_layout=scale_layout)
 
 
 @qbench.provider("triton", needs_cuda=True)
 def quantize_mxfp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """Rotation and quantization in one kernel."""
     require(options, "the Triton MXFP4 quantizer", TAKES)
-    return lambda: mxfp4_quantize(x, rule=options.format.rule, hadamard=options.hadamard)
+    return lambda: mxfp4_quantize(
+        x, rule=options.format.rule, hadamard=options.hadamard, scale_layout=options.scale_layout
+    )

@@ -1,18 +1,31 @@
-"""Where the scaled quantizers write: tensors of their own, or the caller's, which are checked first."""
+"""Where the quantizers write: tensors of their own, or the caller's, which are checked first."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qkernels.format import FP8, FP8_BLOCK, FP8_BLOCK_2D, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, Format
-from qkernels.tensor import DATA_DTYPE, QTensor
+from qkernels.format import (
+    FORMATS,
+    FP8,
+    FP8_BLOCK,
+    FP8_BLOCK_2D,
+    FP8_TOKEN,
+    INT8,
+    INT8_ASYM,
+    INT8_TOKEN,
+    Format,
+)
+from qkernels.swizzle import blocked_bytes
+from qkernels.tensor import DATA_DTYPE, QTensor, ScaleLayout
 
-OUT_FORMATS = (FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM)
+FP4_FORMATS = tuple(fmt for fmt in FORMATS.values() if fmt.packed and not fmt.element.integer)
+OUT_FORMATS = (*FP4_FORMATS, FP8, FP8_TOKEN, FP8_BLOCK, FP8_BLOCK_2D, INT8, INT8_TOKEN, INT8_ASYM)
 """The formats that can be written into tensors of the caller."""
 
 
@@ -57,26 +70,35 @@ def _extent(t: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The caller's tensors for codes, computed scales and zero points, where given."""
+    """The caller's tensors for codes, computed scales, zero points and global scales, where given."""
 
     data: Tensor | None = None
     scale: Tensor | None = None
     zero_point: Tensor | None = None
+    global_scale: Tensor | None = None
 
-    def check(self, x: Tensor, fmt: Format, *, static: bool) -> None:
-        """TypeError or ValueError unless those given are what a result of x in this format would hold."""
-        if self.data is None and self.scale is None and self.zero_point is None:
+    def check(self, x: Tensor, fmt: Format, *, static: bool, layout: ScaleLayout = "linear") -> None:
+        """TypeError or ValueError unless those given are what a result of x in this format would hold.
+
+        static: the scale of FP8 and INT8, or the global scale of NVFP4, is given.
+        """
+        if all(each is None for each in (self.data, self.scale, self.zero_point, self.global_scale)):
             return
         if fmt not in OUT_FORMATS:
             known = ", ".join(each.name for each in OUT_FORMATS)
             raise ValueError(
                 f"{fmt.name} is not written into given tensors; leave out= away, or use one of {known}"
             )
+        *lead, k = x.shape
         shape = fmt.scale_shape(x.shape)
+        scales = (blocked_bytes(math.prod(lead), shape[-1]),) if layout == "blocked" else shape
+        kind = torch.float32 if fmt.scale == "fp32" else torch.uint8
+        top = (*lead, 1) if fmt.global_granularity == "row" else ()
         for name, given, computed, wanted, dtype in (
-            ("out", self.data, True, tuple(x.shape), DATA_DTYPE[fmt.element.name]),
-            ("scale_out", self.scale, not static, shape, torch.float32),
+            ("out", self.data, True, (*lead, k // 2 if fmt.packed else k), DATA_DTYPE[fmt.element.name]),
+            ("scale_out", self.scale, fmt.packed or not static, scales, kind),
             ("zero_point_out", self.zero_point, not static and not fmt.symmetric, shape, torch.int32),
+            ("global_scale_out", self.global_scale, fmt.levels == 2 and not static, top, torch.float32),
         ):
             if given is None:
                 continue
@@ -89,7 +111,7 @@ class Outputs:
         """q with its parts copied into those given."""
         parts = {
             name: given.copy_(getattr(q, name))
-            for name in ("data", "scale", "zero_point")
+            for name in ("data", "scale", "zero_point", "global_scale")
             if (given := getattr(self, name)) is not None
         }
         return dataclasses.replace(q, **parts) if parts else q
@@ -100,4 +122,4 @@ class Outputs:
         def rows(given: Tensor | None) -> Tensor | None:
             return given if given is None or given.ndim < 2 else given.view(-1, given.shape[-1])
 
-        return Outputs(rows(self.data), rows(self.scale), rows(self.zero_point))
+        return Outputs(rows(self.data), rows(self.scale), rows(self.zero_point), rows(self.global_scale))

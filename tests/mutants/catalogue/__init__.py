@@ -28,11 +28,13 @@ from tests.mutants.catalogue import (
     rest,
     scaled,
     stream,
+    tiles,
 )
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *encode_e2m1.MUTANTS,
+    *tiles.MUTANTS,
     *encode_e4m3.MUTANTS,
     *device.MUTANTS,
     *nvfp4.MUTANTS,

@@ -76,11 +76,19 @@ MUTANTS = (
     ),
     _w(
         "words-maximum-of-last-part-missing",
-        "            best = largest_words(best, size, HALF, False)\n",
-        "            best = largest_words(best, size, HALF, False) if i < PARTS - 1 else best\n",
+        "        best = largest_words(best, size, HALF, False)\n",
+        "        best = largest_words(best, size, HALF, False) if i < PARTS - 1 else best\n",
         "the last eight elements do not count for the maximum of a block",
         "quantizer:values",
         "mxfp4 floor",
+    ),
+    _w(
+        "words-not-odd",
+        "        sizes += (values(size, HALF),)\n",
+        "        sizes += (values(size, HALF) * tl.where(values(words[i], HALF) > 0, 1.05, 1.0),)\n",
+        "positive and negative numbers are not rounded alike",
+        "quantizer:properties",
+        "nvfp4_1l",
     ),
     _w(
         "words-gain-forgotten",
@@ -100,11 +108,11 @@ MUTANTS = (
     ),
     _b(
         "butterfly-across-blocks-halved",
-        "(tl.arange(0, 2) * -2)",
-        "(tl.arange(0, 2) * -1)",
+        "1.0 - 2.0 * (place",
+        "1.0 - 1.0 * (place",
         "the difference between two blocks is only the first of them",
         "quantizer:values",
-        "nvfp4 hadamard 32",
+        "nvfp4_1l hadamard 128",
     ),
     _b(
         "butterfly-one-stage-too-few",
@@ -112,6 +120,6 @@ MUTANTS = (
         "(16 * PARTS) << stage < N",
         "a rotation stops at half its size",
         "quantizer:values",
-        "nvfp4 hadamard 32",
+        "mxfp4 floor hadamard 64",
     ),
 )

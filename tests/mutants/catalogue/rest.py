@@ -90,8 +90,8 @@ MUTANTS = (
     ),
     _r(
         name="product-rows-at-once",
-        old="t.rows(start, start + ROWS_AT_ONCE) if isinstance(t, QTensor) else t[start : start + ROWS_AT_ONCE]",
-        new="t.rows(start, start + ROWS_AT_ONCE) if isinstance(t, QTensor) else t[:ROWS_AT_ONCE]",
+        old="else t[start : start + ROWS_AT_ONCE]",
+        new="else t[:ROWS_AT_ONCE]",
         bug="every part of a tall b is its first",
     ),
     _r(
