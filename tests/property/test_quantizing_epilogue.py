@@ -55,7 +55,7 @@ def encoded(y: torch.Tensor, fmt: Format, gs: float) -> QTensor:
 def by_kernel(y: torch.Tensor, fmt: Format, gs: float) -> QTensor:
     if fmt.scale == "e8m0":
         return mxfp4_quantize(y, rule=fmt.rule)
-    return nvfp4_quantize(y, global_scale=gs if fmt.levels == 2 else None, one_level=fmt.levels == 1)
+    return nvfp4_quantize(y, fmt=fmt, global_scale=gs if fmt.levels == 2 else None)
 
 
 def check(y: torch.Tensor, fmt: Format, gs: float) -> None:

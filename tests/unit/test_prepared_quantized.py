@@ -342,7 +342,7 @@ def test_on_a_gpu_every_result_of_few_rows_is_the_quantizer_of_the_fp32_product(
     found = prepared_matmul_quantized(left, p, result, global_scale=gs)
     if m <= 64:
         if result.scale == "e4m3":
-            wanted = nvfp4_quantize(y, global_scale=gs, one_level=gs is None)
+            wanted = nvfp4_quantize(y, fmt=NVFP4 if gs is not None else NVFP4_1L, global_scale=gs)
         else:
             wanted = mxfp4_quantize(y, rule=result.rule)
         assert torch.equal(found.data, wanted.data)

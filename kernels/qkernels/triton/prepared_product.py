@@ -70,7 +70,7 @@ def quantized_product(
         return into.codes, into.scales
     y = product(x, w, x_global_scale, bias, torch.float32)
     if fmt.scale == "e4m3":
-        q = nvfp4_quantize(y, global_scale=global_scale, one_level=fmt.levels == 1)
+        q = nvfp4_quantize(y, fmt=fmt, global_scale=global_scale)
     else:
         q = mxfp4_quantize(y, rule=fmt.rule)
     return q.data, q.scale
