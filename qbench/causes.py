@@ -45,13 +45,21 @@ def likely_causes(
     return lines
 
 
+def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
+    """x * 2^exponent. torch's own (2.11) launches on the current device, whatever that of x is: an illegal access."""
+    import torch
+
+    with torch.cuda.device_of(x):
+        return torch.ldexp(x, exponent)
+
+
 def _ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Spacing of `dtype` at |values|, float64; that of the largest number for what is not finite."""
     import torch
 
     info = torch.finfo(dtype)
     size = values.abs().nan_to_num(info.max, info.max, info.max).clamp(info.smallest_normal, info.max)
-    return torch.ldexp(torch.full_like(size, info.eps), torch.frexp(size).exponent - 1)
+    return ldexp(torch.full_like(size, info.eps), torch.frexp(size).exponent - 1)
 
 
 def _place(bad: Tensor, first_row: int) -> list[str]:

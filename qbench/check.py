@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-from qbench.causes import likely_causes
+from qbench.causes import ldexp, likely_causes
 
 # Relative to |A||B|^T. Hopper's FP8 tensor cores keep 13 fraction bits inside one accumulation; promotion
 # to fp32 every 128 of K leaves less of it. Both measured on an H200, not derived. bf16-parts: up to 16 parts of K,
@@ -191,7 +191,7 @@ def _half_gaps(values: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
 
     info = torch.finfo(dtype)
     fraction, exponent = torch.frexp(values.abs().clamp(min=info.smallest_normal, max=info.max))
-    gap = torch.ldexp(torch.full_like(values, 0.5 * info.eps), exponent - 1)
+    gap = ldexp(torch.full_like(values, 0.5 * info.eps), exponent - 1)
     narrow = (fraction == 0.5) & (values.abs() > info.smallest_normal)
     return gap, torch.where(narrow, 0.5 * gap, gap)
 

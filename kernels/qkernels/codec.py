@@ -71,6 +71,12 @@ def encode_e2m1(y: Tensor) -> Tensor:
     return magnitude | (torch.signbit(y).to(torch.uint8) << 3)
 
 
+def ldexp(x: Tensor, exponent: Tensor) -> Tensor:
+    """x * 2^exponent. torch's own (2.11) launches on the current device, whatever that of x is: an illegal access."""
+    with torch.cuda.device_of(x):
+        return torch.ldexp(x, exponent)
+
+
 def decode_e2m1(codes: Tensor) -> Tensor:
     """float32 values of uint8 codes 0..15 (8 is -0)."""
     table = torch.tensor([*E2M1_VALUES, *(-v for v in E2M1_VALUES)], dtype=torch.float32, device=codes.device)

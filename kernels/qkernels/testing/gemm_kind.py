@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qkernels import reference
+from qkernels.codec import ldexp
 from qkernels.compare.product_causes import take_row
 from qkernels.format import Format
 from qkernels.tensor import QTensor
@@ -91,7 +92,7 @@ def _bias(a: Operand, b: QTensor, dtype: torch.dtype) -> Tensor:
         return torch.ones(b.shape[0], dtype=dtype)
     first = reference.matmul(take_row(a, 0), b)[0].nan_to_num(1.0, 1.0, 1.0)
     fraction, exponent = torch.frexp(first.clamp(-(2.0**100), 2.0**100))
-    return -torch.ldexp(torch.trunc(fraction * 8) / 8, exponent).to(dtype)
+    return -ldexp(torch.trunc(fraction * 8) / 8, exponent).to(dtype)
 
 
 def operand(kind: Kind, m: int, k: int, index: int, distribution: str, seed: int) -> Operand:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from qkernels.codec import ldexp
 from qkernels.testing.inputs import Sample
 
 
@@ -75,5 +76,5 @@ def _with(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
 def _one_bit(values: Tensor) -> Tensor:
     """The power of two toward zero, sign kept; what is not finite stays."""
     fraction, exponent = torch.frexp(values.float())
-    plain = torch.ldexp(torch.sign(fraction) * 0.5, exponent)
+    plain = ldexp(torch.sign(fraction) * 0.5, exponent)
     return torch.where(values.isfinite(), plain, values.float()).to(values.dtype)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from qbench import Unsupported
-from qkernels.codec import decode_e2m1, decode_e8m0, unpack_e2m1
+from qkernels.codec import decode_e2m1, decode_e8m0, ldexp, unpack_e2m1
 from qkernels.format import Format
 from qkernels.tensor import QTensor
 
@@ -179,7 +179,7 @@ def dense(w: Fragments) -> Tensor:
         factor = decode_e8m0(scale).to(torch.float64)
     else:
         whole = scale.to(torch.int32)
-        factor = torch.ldexp(1 + (whole & 7).to(torch.float64) / 8, (whole >> 3) - 21)
+        factor = ldexp(1 + (whole & 7).to(torch.float64) / 8, (whole >> 3) - 21)
         factor = torch.where(whole == 255, torch.nan, factor)
     exact: Tensor = (values * factor.repeat_interleave(w.format.block, dim=1))[: w.n, : w.k] / w.format.gain
     return exact

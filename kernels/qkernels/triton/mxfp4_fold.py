@@ -30,7 +30,7 @@ from torch import Tensor
 
 import qbench
 from qkernels.codec import encode_e2m1 as encode_exactly
-from qkernels.codec import pack_e2m1
+from qkernels.codec import ldexp, pack_e2m1
 from qkernels.format import MXFP4, Format
 from qkernels.tensor import QTensor
 from qkernels.triton.butterflies import rotate_parts
@@ -70,7 +70,7 @@ class Folded:
         scale = self.scale.to(torch.int32)
         largest = torch.round(torch.log2(self.rows.factor.double())).to(torch.int32) + 133
         d = (largest[:, None] - scale).repeat_interleave(32, dim=1)
-        y = torch.ldexp(self.rows.elements.to(torch.float32), d - 6)
+        y = ldexp(self.rows.elements.to(torch.float32), d - 6)
         y = torch.where((self.scale == 255).repeat_interleave(32, dim=1), 0.0, y)
         return QTensor(
             pack_e2m1(encode_exactly(y)), self.scale, self.format, (m, k), hadamard=self.rows.hadamard

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from qbench import Unsupported
-from qkernels.codec import decode_e2m1, unpack_e2m1
+from qkernels.codec import decode_e2m1, ldexp, unpack_e2m1
 from qkernels.tensor import QTensor
 
 ROWS, COLUMNS, SPREAD = 16, 128, 11
@@ -80,7 +80,7 @@ def fold_rows(q: QTensor, *, exact: bool = True) -> FoldedRows:
     """A QTensor in MXFP4 as E4M3 rows. Waits for the device: spreads are looked at, unless rounding is allowed."""
     d, largest = relative(q, exact=exact)
     values = decode_e2m1(unpack_e2m1(q.data)).to(torch.float32).view(*d.shape, 32)
-    elements = torch.ldexp(values, 6 - d.to(torch.int32)[..., None])
+    elements = ldexp(values, 6 - d.to(torch.int32)[..., None])
     elements = torch.where((q.scale == 255)[..., None], torch.nan, elements).view(q.shape)
     return FoldedRows(elements.to(torch.float8_e4m3fn), _power(largest), q.format.gain, q.hadamard)
 
@@ -107,7 +107,7 @@ def fold_weights(w: QTensor) -> FoldedWeights:
 
 def _power(largest: Tensor) -> Tensor:
     """2^(byte - 127 - 6), float32."""
-    return torch.ldexp(torch.ones_like(largest, dtype=torch.float32), largest - 133)
+    return ldexp(torch.ones_like(largest, dtype=torch.float32), largest - 133)
 
 
 def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -125,5 +125,5 @@ def dense(w: FoldedWeights) -> Tensor:
     v = torch.stack(values, -1).view(tiles, chunks, 2, 8, 4, 2, 2, 2, 4)  # pair, g, t, half, s, upper, byte
     v = v.permute(0, 6, 3, 1, 2, 5, 7, 4, 8).reshape(tiles * ROWS, chunks * COLUMNS)
     d = w.spread.view(tiles, chunks, 8, 4, 2).permute(0, 4, 2, 1, 3).reshape(tiles * ROWS, -1)
-    v = torch.ldexp(v, 6 - d.to(torch.int32).repeat_interleave(32, dim=1))[: w.n, : w.k]
+    v = ldexp(v, 6 - d.to(torch.int32).repeat_interleave(32, dim=1))[: w.n, : w.k]
     return v * w.factor[:, None].to(torch.float64) / w.gain
