@@ -8,6 +8,8 @@ autosave and --benchmark-only/-skip/-disable work as they do for any other bench
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +146,26 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and cases >= _LONG_RUN and not session.config.option.collectonly:
         session.config.stash[PROGRESS] = Progress(cases, reporter.write_line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """SIGTERM ends a session as Ctrl-C does, so that what was measured is reported: jobs have time limits."""
+    if threading.current_thread() is not threading.main_thread() or not any(
+        CLOCK in item.stash for item in session.items
+    ):
+        return (yield)
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not end the reporting
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return (yield)
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

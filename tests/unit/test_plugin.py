@@ -73,6 +73,14 @@ def test_plain():
 """
 
 
+ENDED = """def ended(x):
+    import os, signal, time
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+
+"""
+
+
 @pytest.fixture
 def suite(pytester, monkeypatch):
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
@@ -298,6 +306,23 @@ def test_profile_times_nothing_and_says_so(suite):
     result = suite("good", "--benchmark-only", "--qbench-profile", "-rs")
     result.assert_outcomes(skipped=3)
     assert "one call between profiler start and stop" in result.stdout.str()
+
+
+def test_a_session_that_is_terminated_reports_what_it_has_measured_and_stores_no_baseline(pytester):
+    source = SUITE.replace("[PROVIDERS]", "[good, ended]").replace("def crash(x):", ENDED + "def crash(x):")
+    pytester.makepyfile(test_suite=source)
+    result = pytester.runpytest_subprocess(
+        "-p",
+        "no:cacheprovider",
+        "--qbench-iters=3",
+        "--qbench-update",
+        "--qbench-report=out",
+        "--benchmark-only",
+    )
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    found = json.loads((pytester.path / "out" / "results.json").read_text())["results"]
+    assert [each["case"] for each in found] == ["double/good[m=4]"]
+    assert stored(pytester) == []
 
 
 @pytest.mark.parametrize("option", ["--qbench-baselines", "--qbench-report"])

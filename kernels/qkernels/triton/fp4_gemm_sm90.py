@@ -19,7 +19,18 @@ What a loop carries (`stage`) must not be copied to a second variable there: Tri
 SASS (sm_90, Triton 3.6), 256 rows: 203 instructions for two steps of 32 weights a thread, 3.2 a weight with all that is
 not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills in the loop.
 
-Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. @MEASURED@
+Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. Measured (torch 2.11, Triton 3.6,
+graph replay, weights not in L2, NVFP4; four cards, cuBLAS bf16 in the same run), us and times cuBLAS:
+
+      M    o 8192x8192        qkv 10240x8192       gate_up 57344x8192    down 8192x28672
+    128    30.1   1.23        39.2   1.17          171    1.41-1.47      87.8  1.41
+    256    48.2   0.99-1.01   62.4   0.97-0.98     290    1.08-1.11      148   1.14
+    512    82.8   1.06        108    1.02          570    1.07           279   1.06
+   1024    162    1.05        208    1.03
+   4096    649    1.04        813    1.04
+
+Without `early` 1 to 2 us more. The same with x in NVFP4 takes 2 to 16 us more, for it is decoded first
+(fp4_decode_rows).
 
 What bounds it (ncu, qkv): the tensor cores are busy 97% of the time at M = 4096 (cuBLAS 97%), 91 to 93% where a
 program works at M = 256, the L2 cache 41 and 36% of its rate, memory 15 and 18%; and the SM clock falls from 1.98 GHz

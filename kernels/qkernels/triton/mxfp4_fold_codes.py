@@ -8,7 +8,7 @@ four words of eight codes, whose magnitudes select bytes of the table (prmt). Wh
 rounded to even: exact to d = 14, all zero from 18 on. A block whose scale is NaN (0xff) is NaN.
 
 SASS (sm_90, Triton 3.6), K = 8192: 384 instructions for 64 elements of a thread (6 each). Predicted (H200): the
-memory's rate, 13 us for 4096 x 8192 (50 MB), 2 us up to 64 rows.
+memory's rate, 13 us for 4096 x 8192 (50 MB), 2 us up to 64 rows. Measured: 14.5 us; 1.9 at one row, 2.4 at 64.
 """
 
 from __future__ import annotations

@@ -8,22 +8,21 @@ eight codes, and two tables (4 instructions) for each row's 32 of K, of which a 
 Sums are wgmma's own FP8 accumulation over all of K: products are exact, additions keep about 14 bits ("fp8-fast").
 The norm of the error is 1.7e-3 to 2.1e-3 of the result's, of which bf16 rounding is 1.7e-3 (K = 128 .. 8192).
 
-SASS (sm_90, Triton 3.6), 256 rows: 245 instructions for two steps of 64 weights a thread. No spills.
+SASS (sm_90, Triton 3.6), 256 rows: 245 instructions for two steps of 64 weights a thread. No spills in the loop.
 
 Predicted (H200): MMA-bound, 1.7 times cuBLAS or more at M >= 1024. Measured as in fp4_gemm_sm90, operands in MXFP4, us
 and times cuBLAS bf16 of the same run:
 
       M    o 8192x8192    qkv 10240x8192    gate_up 57344x8192    down 8192x28672
-     64    16.7   2.27      21.4   1.97          80.8   2.89          41.4   3.04
-    128    22.1   1.67      30.3   1.54         110.9   2.26          56.5   2.19
-    256    30.7   1.46      42.9   1.32         172.7   1.70          88.8   1.77
-    512    48.2   1.68      69.2   1.48         322.5   1.73         155.1   1.78
-   1024    91.6   1.72     118.9   1.67         632.3   1.74         300.0   1.79
-   2048   177.4   1.76     220.8   1.78        1215.2   1.90         594.5   1.80
-   4096   353.4   1.76     441.2   1.78        2415.2   1.82        1189.8   1.81
-   8192   704.0   1.81     864.9   1.81        4793.4   1.79        2375.5   1.87
+    128    21.2   1.75     28.0   1.66        104     2.31          54.8   2.26
+    256    29.3   1.63     39.0   1.54        171     1.86          86.4   1.94
+    512    46.4   1.88     60.3   1.83        313     1.93         151     1.97
+   1024    87.9   1.94    115     1.88
+   4096   347     1.93    432     1.96
 
-With the quantizer (mxfp4_fold) before it: 1.60, 1.57, 1.77, 1.69 at M = 1024; 1.67, 1.71, 1.83, 1.71 at 4096.
+Where the tensor cores are bound by power (see fp4_gemm_sm90), these take half as long. Two products under way while the
+next two operands are decoded (stages of which four are in use): 1 to 4% quicker up to 64 rows and at 128 for large
+matrices, 4% slower for small ones; not kept.
 """
 
 from __future__ import annotations

@@ -24,6 +24,11 @@ where a quantizer of bf16 takes 22, 5 for 7 at M = 1024, 1.5 for 3 at 128, and 0
 is a launch and the sixteen-bit result, and is none from some thousand rows on. 57344 x 8192: 140 us for 157 at M =
 4096.
 
+Measured (H200, torch 2.11, Triton 3.6, graph replay), what the result's quantization adds to a bf16 result, here and
+by a quantizer of its own, us. NVFP4 from bf16 x NVFP4: o 0.4, 4.7 at M = 1; 0, 4.0 at 64; 0.3, 4.5 at 128; 3.9, 8.3
+at 1024; 13.7, 21.7 at 4096; gate_up 62, 145 at 4096. MXFP4 from folded products: o 0.1, 5.9 at M = 1; 2.4, 8.5 at
+1024; 12.6, 24.3 at 4096; gate_up 106, 142. So it gains at every M; predicted was none from some thousand rows on.
+
 Tolerance: as the quantizers', of a value that is known within the product's error E (see fp4_gemm_sm90,
 mxfp4_gemm_sm90).
 """
