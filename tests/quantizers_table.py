@@ -52,7 +52,7 @@ def table(run: Run, provider: str = "triton") -> str:
         share = ""
         if static and static is not r and static.times:
             share = f"{100 * (1 - static.times.median_ns / r.times.median_ns):.0f}%"
-        copy = run.percent_of_copy(r)
+        copy = 100 * r.gbps / run.ceilings.copy_gbps if r.gbps and run.ceilings else None
         ratio = f"{peer.times.median_ns / r.times.median_ns:.2f}×" if peer and peer.times else ""
         cells = (
             _name(r),

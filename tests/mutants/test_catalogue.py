@@ -47,7 +47,13 @@ def test_names_are_unique_and_every_kernel_has_mutants() -> None:
     }  # what kernels compile to: tests/compile plants bugs for these
     # Gluon's kernels have no interpreter. They are judged on a GPU, by tests/property/test_fp4_stream.py and
     # tests/unit/test_mxfp4_folded.py; tests/compile/test_gluon.py compiles the two products of many rows.
-    about |= {"fp4_few_sm90.py", "fp4_gemm_sm90.py", "mxfp4_gemm_sm90.py", "gluon_names.py"}
+    about |= {
+        "fp4_few_sm90.py",
+        "fp4_gemm_sm90.py",
+        "mxfp4_gemm_sm90.py",
+        "fp4_operand_sm90.py",
+        "gluon_names.py",
+    }
     files = {p.name for p in (PACKAGES["qkernels"] / "triton").glob("[a-z]*.py")} - about
     assert {f"qkernels/triton/{name}" for name in files} <= {m.file for m in MUTANTS}
 

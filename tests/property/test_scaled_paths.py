@@ -192,7 +192,7 @@ def test_the_scale_of_no_rows_is_written_too() -> None:
         ("int8_token", {"out": torch.empty(64, 4, dtype=torch.int8).T}, ValueError, "contiguous"),
         ("int8_token", {"zero_point_out": torch.empty(4, 1, dtype=torch.int32)}, ValueError, "leave zero_point_out"),
         ("fp8", {"scale": torch.ones(1), "scale_out": torch.ones(1)}, ValueError, "leave scale_out out"),
-        ("nvfp4", {"out": torch.empty(4, 32, dtype=torch.uint8)}, ValueError, "nvfp4 is not written into given"),
+        ("nvfp4", {"out": torch.empty(4, 31, dtype=torch.uint8)}, ValueError, r"pass one of \[4, 32\]"),
         ("fp8_block", {"scale": torch.ones(1)}, ValueError, "computes its block scales"),
     ],
 )  # fmt: skip

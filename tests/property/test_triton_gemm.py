@@ -19,15 +19,17 @@ from qkernels import reference
 from qkernels.api import TRITON_FORMATS
 from qkernels.codec import decode_e2m1, decode_e4m3, decode_e8m0, pack_e2m1, round_to
 from qkernels.format import FP8, MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
+from qkernels.ops.require import decodes_as
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_gemm import fp4_gemm
+from qkernels.triton.fp4_plan import DECODES
 
 if triton.knobs.runtime.interpret:
     repair()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-FP4 = [fmt for fmt in TRITON_FORMATS if fmt.packed]
+FP4 = [fmt for fmt in TRITON_FORMATS if fmt.packed and decodes_as(fmt, *DECODES)]
 ACTIVATIONS = ["bfloat16", "float16", "float32", "quantized"]
 ONE = {"e4m3": 0x38, "e8m0": 127}  # the scale byte of 1.0; the next power of two is 8 bytes, or 1 byte, on
 

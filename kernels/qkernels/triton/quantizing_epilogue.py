@@ -1,8 +1,8 @@
 """The end of Hopper's products where their result is quantized: fp32 y [rows of w, rows of x] -> NVFP4 or MXFP4.
 
 What is quantized is the fp32 accumulator after alpha and bias, never a rounding of it to bf16. The arithmetic is that
-of nvfp4_quantize and mxfp4_quantize of an fp32 y (`nvfp4_scale`, `shared_exponent`), so codes and scale bytes are
-theirs:
+of nvfp4_quantize and mxfp4_quantize of an fp32 y (`nvfp4_scale`, `shared_exponent`), so scale bytes and MXFP4's codes
+are theirs, and NVFP4's but for ties (y*gs is multiplied in another order there):
 
     nvfp4    s = e4m3(min(amax*gs/6, 448)), code = e2m1((y*gs)*(1/s)) under a static encode scale gs, read on the device
     a rule   of mxfp4_quantize: floor (OCP), ceil, even, rceil or abs_max; no global scale

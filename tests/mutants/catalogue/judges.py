@@ -87,8 +87,8 @@ MUTANTS = (
     ),
     _c(
         name="judge-product-half-gap",
-        old="gap = torch.ldexp(torch.full_like(values, 0.5 * info.eps), exponent - 1)",
-        new="gap = torch.ldexp(torch.full_like(values, 1.0 * info.eps), exponent - 1)",
+        old="gap = ldexp(torch.full_like(values, 0.5 * info.eps), exponent - 1)",
+        new="gap = ldexp(torch.full_like(values, 1.0 * info.eps), exponent - 1)",
         bug="a product may be off by a whole unit in the last place: truncation passes",
     ),
     _c(
