@@ -104,16 +104,14 @@ MUTANTS = (
         "return Tile(rows, columns, triton.cdiv(m, rows), triton.cdiv(k, columns))",
         "return Tile(rows, columns, max(1, m // rows), triton.cdiv(k, columns))",
         "the rows after the last whole tile are never written",
-        "quantizer:shapes",
-        "nvfp4_1l",
+        "decode-rows",
     ),
     _l(
         "launch-last-tile-missing-across",
         "return Tile(rows, columns, triton.cdiv(m, rows), triton.cdiv(k, columns))",
         "return Tile(rows, columns, triton.cdiv(m, rows), max(1, k // columns))",
         "the columns after the last whole tile are never written",
-        "quantizer:shapes",
-        "nvfp4_1l",
+        "amax",
     ),
     _l(
         "launch-hadamard-divides-numel",

@@ -81,13 +81,6 @@ MUTANTS = (
         "rotations",
     ),
     _m(
-        "hadamard-signs-inverted",
-        "sign = (1 - 2 * (shared & 1)).to(tl.float32)",
-        "sign = (2 * (shared & 1) - 1).to(tl.float32)",
-        "every sign of H is inverted",
-        "fold",
-    ),
-    _m(
         "hadamard-not-normalised",
         "return total * root",
         "return total",
