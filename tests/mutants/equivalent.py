@@ -30,6 +30,16 @@ EQUIVALENT = (
     ),
     Equivalent(
         _fp4(
+            "hadamard-signs-inverted",
+            "sign = (1 - 2 * (shared & 1)).to(tl.float32)",
+            "sign = (2 * (shared & 1) - 1).to(tl.float32)",
+            "every sign of H is inverted",
+            "amax",
+        ),
+        "The matrix is used for the maximum of |x H| only, which has no sign; quantizers rotate by butterflies.",
+    ),
+    Equivalent(
+        _fp4(
             "e2m1-saturates-above-6",
             "size = tl.minimum(tl.abs(y), 6.0 / GAIN)",
             "size = tl.minimum(tl.abs(y), 6.9 / GAIN)",
