@@ -21,6 +21,7 @@ from qkernels import reference  # noqa: E402
 from qkernels.format import NVFP4  # noqa: E402
 from qkernels.triton.fp4_fragments import fragments  # noqa: E402
 from qkernels.triton.fp4_gemm_sm90 import SHAPES, fp4_gemm_sm90  # noqa: E402
+from qkernels.triton.workspaces import processors  # noqa: E402
 from tests.plans import every_plan  # noqa: E402
 
 
@@ -34,7 +35,7 @@ def main() -> int:
         bound = gemm_error(expected, reference.magnitude(x, w), k)
         for shape in SHAPES:
             tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
-            for plan in every_plan(tiles, -(-k // 128), stream_k.processors(x.device), shape):
+            for plan in every_plan(tiles, -(-k // 128), processors(x.device), shape):
                 first = fp4_gemm_sm90(x, f, shape=shape, plan=plan)
                 same = all(torch.equal(first, fp4_gemm_sm90(x, f, shape=shape, plan=plan)) for _ in range(20))
                 if (problem := within(first, expected, bound)) or not same:

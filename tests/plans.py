@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from qkernels.triton.stream_k import MOST_PARTS, MOST_TILES, Plan, Shape, divide, owned
+from qkernels.triton.stream_plan import MOST_PARTS, MOST_TILES, Plan, Shape, divide, owned
 
 
 def every_plan(tiles: int, steps: int, processors: int, shape: Shape, slack: int = 1) -> Iterator[Plan]:

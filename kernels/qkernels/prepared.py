@@ -105,7 +105,7 @@ def _settle(device: torch.device) -> None:
     """Wait for what was written, and allocate what launches share: not while a graph is captured or warmed up."""
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device)[0] == 9:
-            from .triton.stream_k import reserve
+            from .triton.workspaces import reserve
 
             reserve(device)
         torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ from qbench.aot.driver import compilable
 from qbench.aot.in_flight import overwritten
 from qbench.aot.sass import code_of, disassemble
 from qkernels.triton import fp4_gemm_sm90, mxfp4_gemm_sm90
-from qkernels.triton.stream_k import Plan, Shape, beside
+from qkernels.triton.stream_plan import Plan, Shape, beside
 from tests import gluon_tiles
 
 WIDE, BYTES, RAW = (

@@ -9,12 +9,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from qbench import gemm_error, within
+from qbench import Unsupported, gemm_error, within
 from qkernels import quantize, reference
 from qkernels.triton.fp4_few_plan import TILES, Few, share, steps_of
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.prepared_product import aligned, product
-from qkernels.triton.stream_k import Shape, divide, piece, segment, segments
+from qkernels.triton.stream_k import piece, segment, segments
+from qkernels.triton.stream_plan import Shape, divide
+from qkernels.triton.workspaces import require_hopper
 from tests.mutants.helpers import normal
 
 
@@ -50,6 +52,14 @@ def plans() -> None:
         divide(tiles, steps, 132, costly).split for tiles, steps in ((64, 64), (64, 4), (160, 64), (160, 4))
     ]
     assert short == [64, 0, 28, 0], f"split are {short}, expected tiles of 64 steps and none of 4"
+
+    for capability in ((8, 9), (10, 0)):
+        with patch.object(torch.cuda, "get_device_capability", lambda device, c=capability: c):
+            try:
+                require_hopper(torch.device("cuda"))
+            except Unsupported:
+                continue
+        raise AssertionError(f"a GPU of capability {capability} is taken for a Hopper")
 
 
 def prepared_product() -> None:

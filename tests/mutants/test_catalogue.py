@@ -52,6 +52,7 @@ def test_names_are_unique_and_every_kernel_has_mutants() -> None:
         "fp4_gemm_sm90.py",
         "mxfp4_gemm_sm90.py",
         "fp4_operand_sm90.py",
+        "mxfp4_operand_sm90.py",
         "gluon_names.py",
     }
     files = {p.name for p in (PACKAGES["qkernels"] / "triton").glob("[a-z]*.py")} - about

@@ -26,7 +26,8 @@ from qkernels.triton.fp4_few_sm90 import fp4_few_sm90
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.fp4_gemm_sm90 import SHAPES, fp4_gemm_sm90
 from qkernels.triton.fp4_stream import Stream, fp4_stream
-from qkernels.triton.stream_k import Shape, processors
+from qkernels.triton.stream_plan import Shape
+from qkernels.triton.workspaces import processors
 from tests.plans import every_plan
 
 if triton.knobs.runtime.interpret:

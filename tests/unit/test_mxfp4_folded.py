@@ -10,7 +10,8 @@ from qkernels.format import MXFP4, MXFP4_ABS_MAX
 from qkernels.tensor import QTensor
 from qkernels.triton.mxfp4_folded import fold_rows, fold_weights
 from qkernels.triton.mxfp4_gemm_sm90 import SHAPES, mxfp4_gemm_sm90
-from qkernels.triton.stream_k import Plan, processors
+from qkernels.triton.stream_plan import Plan
+from qkernels.triton.workspaces import processors
 from tests.plans import every_plan
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -14,21 +14,8 @@ from hypothesis import strategies as st
 
 from qkernels.triton import mxfp4_gemm_sm90, stream_k
 from qkernels.triton.fp4_gemm_sm90 import SHAPES
-from qkernels.triton.stream_k import (
-    MOST_PARTS,
-    MOST_TILES,
-    Plan,
-    beside,
-    choose,
-    contributors,
-    divide,
-    owned,
-    piece,
-    place,
-    quarters_of,
-    segment,
-    segments,
-)
+from qkernels.triton.stream_k import contributors, piece, place, quarters_of, segment, segments
+from qkernels.triton.stream_plan import MOST_PARTS, MOST_TILES, Plan, Shape, beside, choose, divide, owned
 from tests.plans import every_plan, free
 
 
@@ -195,7 +182,7 @@ def interleave(
 def test_tiles_that_fill_no_wave_are_split_where_that_is_worth_it() -> None:
     small, large = SHAPES
 
-    def shared(tiles: int, steps: int = 64, shape: stream_k.Shape = large) -> tuple[int, ...]:
+    def shared(tiles: int, steps: int = 64, shape: Shape = large) -> tuple[int, ...]:
         plan = divide(tiles, steps, 132, shape)
         return plan.programs, *plan.arguments()[:3]
 

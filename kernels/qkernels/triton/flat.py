@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qkernels.triton.stream_k import processors
+from qkernels.triton.workspaces import processors
 
 _ENOUGH_PROGRAMS = 512  # as launch.choose_tile
 _LEAST_ELEMENTS = 1024

@@ -57,13 +57,13 @@ from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_quantized
-from qkernels.triton.stream_k import processors, require_hopper, workspace
+from qkernels.triton.workspaces import processors, require_hopper, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_ROWS = 128
-COUNTERS = 512  # of those that stream_k.workspace gives
+COUNTERS = 512  # of those that workspaces.workspace gives
 SHARED = 226 << 10  # bytes of an SM for stages, sums and a piece of the result; its last KB is for barriers
 
 

@@ -67,23 +67,18 @@ from qkernels.triton.gluon_names import barrier, tma_load
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
-    Plan,
-    Shape,
     add_up,
-    beside,
-    choose,
     contributors,
     deposit,
     following,
     join,
     piece,
     place,
-    processors,
-    require_hopper,
     segment,
     segments,
-    workspace,
 )
+from qkernels.triton.stream_plan import Plan, Shape, beside, choose
+from qkernels.triton.workspaces import processors, require_hopper, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor

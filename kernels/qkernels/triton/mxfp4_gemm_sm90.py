@@ -27,7 +27,6 @@ matrices, 4% slower for small ones; not kept.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,78 +44,25 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
+from qkernels.triton.mxfp4_operand_sm90 import decode, keep, layouts
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
-    Plan,
-    Shape,
     add_up,
-    beside,
-    choose,
     contributors,
     deposit,
     following,
     join,
     piece,
     place,
-    processors,
-    require_hopper,
     segment,
     segments,
-    workspace,
 )
+from qkernels.triton.stream_plan import Plan, Shape, beside, choose
+from qkernels.triton.workspaces import processors, require_hopper, workspace
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-# Eight codes in $2; tables $3 (0, .5, 1, 1.5) and $7 (2, 3, 4, 6), each four times for four elements.
-DECODE_E4M3 = gl.constexpr("""
-{
-.reg .b32 m, h, s;
-and.b32 m, $2, 0x77777777;
-prmt.b32 h, $3, $7, m;
-lop3.b32 $0, $2, 0x80808080, h, 0xEA;
-shr.u32 m, m, 16;
-shl.b32 s, $2, 4;
-prmt.b32 h, $3, $7, m;
-lop3.b32 $1, s, 0x80808080, h, 0xEA;
-}
-""")
-
-
-@gluon.jit
-def decode(codes_smem, spread_smem, L: gl.constexpr):
-    """A step's units -> E4M3 [16 * T, 128]. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
-    T: gl.constexpr = L[0]
-    shape: gl.constexpr = [T, 2, 8, 4, 2, 2, 4]
-    codes = gl.convert_layout(codes_smem.load(L[1]).reshape(shape), L[3], assert_trivial=True)
-    d = spread_smem.load(L[2]).to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
-    d = gl.convert_layout(d, L[3], assert_trivial=True)
-    low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
-    high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
-    first, second = gl.inline_asm_elementwise(
-        DECODE_E4M3,
-        "=r,=r,r,r,r,r,r,r,r,r,r",
-        [codes, low, high],
-        dtype=(gl.uint8, gl.uint8),
-        is_pure=True,
-        pack=4,
-    )
-    w = gl.join(first, second)  # T c g t e s b upper
-    w = w.permute(0, 5, 2, 1, 4, 7, 3, 6).reshape([T * 16, 128]).to(gl.float8e4nv, bitcast=True)
-    return gl.convert_layout(w, L[4], assert_trivial=True)
-
-
-@gluon.jit
-def keep(a):
-    """The operand of a product that has ended, used once more: so its registers are its own until here.
-
-    (Triton's wait for products takes operands of 16 bits and more as dependences, none of 8.)
-    """
-    gl.inline_asm_elementwise(
-        "", "=r,0", [a.to(gl.uint8, bitcast=True)], dtype=gl.uint8, is_pure=False, pack=4
-    )
 
 
 @gluon.jit
@@ -325,31 +271,6 @@ def mxfp4_gemm_sm90_kernel(
             (add_up, (deposited, target, work_ptr, counter_ptr, parameters, m, n, steps, plan,
                       FINISH, RULE, T * 16, BM, GROUP, SOME, SUMMING, EARLY)),
         ], [1, SUMMING], [24 if SUMMING == 4 else 72, 80 if SUMMING == 4 else 72])  # fmt: skip
-
-
-@lru_cache
-def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
-    """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
-    spread = warps.bit_length() - 1
-    held = [1 << bit for bit in range(t.bit_length() - 1)]
-
-    def unit(rank: int, axis: int, value: int) -> list[int]:
-        return [value if each == axis else 0 for each in range(rank)]
-
-    def linear(registers: list[list[int]], lanes: list[list[int]], shape: list[int]) -> object:
-        tile_bits = [unit(len(shape), 0, value * (shape[0] // t)) for value in held]
-        return gl.DistributedLinearLayout(
-            registers + tile_bits[spread:], lanes, tile_bits[:spread], [], shape
-        )
-
-    codes = linear([[0, 1], [0, 2], [0, 4], [0, 8], [2, 0]],
-                   [[0, 16], [0, 32], [0, 64], [0, 128], [1, 0]], [4 * t, 256])  # fmt: skip
-    distances = linear([[0, 1], [0, 2], [0, 4]], [[0, 0], [0, 0], [0, 8], [0, 16], [0, 32]], [t, 64])
-    full = linear([unit(7, 6, 1), unit(7, 6, 2), unit(7, 5, 1), unit(7, 4, 1), unit(7, 1, 1)],
-                  [unit(7, 3, 1), unit(7, 3, 2), unit(7, 2, 1), unit(7, 2, 2), unit(7, 2, 4)],
-                  [t, 2, 8, 4, 2, 2, 4])  # fmt: skip
-    mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 32])
-    return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
 
 
 # What is chosen from; nanoseconds as measured on an H200.

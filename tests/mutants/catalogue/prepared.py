@@ -11,6 +11,7 @@ _o = partial(Mutant, file="qkernels/prepared_ops.py")
 _c = partial(Mutant, file="qkernels/triton/prepared_product.py")
 _few = partial(Mutant, file="qkernels/triton/fp4_few_plan.py")
 _k = partial(Mutant, file="qkernels/triton/stream_k.py")
+_plan = partial(Mutant, file="qkernels/triton/stream_plan.py")
 _ROWS = "_product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)"
 _LAST = "            y = y / gs\n    return round_to(y if bias is None else y + bias, out_dtype)\n"
 _DIVIDED = "            y = y / gs\n"
@@ -199,14 +200,14 @@ MUTANTS = (
         "items are split between programs that have no counters",
         "plans",
     ),
-    _k(
+    _plan(
         "stream-k-free-joins",
         "joins * shape.join_ns",
         "0 * shape.join_ns",
         "tiles alone are split where that costs more than it saves",
         "plans",
     ),
-    _k(
+    _plan(
         "stream-k-free-parts",
         " + shape.part_ns",
         "",
@@ -226,5 +227,13 @@ MUTANTS = (
         "min(base + lead + member * rest - 1, limit)",
         "the last step of a part is never multiplied",
         "plans",
+    ),
+    Mutant(
+        "hopper-any-later-gpu",
+        "get_device_capability(device)[0] != 9",
+        "get_device_capability(device)[0] < 9",
+        "Hopper's kernels are compiled for GPUs that have no wgmma",
+        "plans",
+        file="qkernels/triton/workspaces.py",
     ),
 )
