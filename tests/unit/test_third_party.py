@@ -1,6 +1,7 @@
 """Somebody else's repository: the plugin and the library from an installed wheel, in an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -28,8 +29,15 @@ def test_mylib(case, qbench): qbench(case)
 def installed(tmp_path_factory):
     """The wheel, unpacked as pip installs it, found through PYTHONPATH from a folder that holds nothing else."""
     made = tmp_path_factory.mktemp("wheel")
+    source = (
+        made / "source"
+    )  # a copy: setuptools builds beside its sources, and processes of one run would meet there
+    for folder in ("qbench", "kernels"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(made), str(ROOT)]
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(made), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
     (wheel,) = made.glob("*.whl")
     target = made / "site"
