@@ -33,13 +33,13 @@ Without `early` 1 to 2 us more. The same with x in NVFP4 takes 2 to 16 us more, 
 (fp4_decode_rows).
 
 What bounds it (ncu, qkv): the tensor cores are busy 97% of the time at M = 4096 (cuBLAS 97%), 91 to 93% where a
-program works at M = 256, the L2 cache 41 and 36% of its rate, memory 15 and 18%; and the SM clock falls from 1.98 GHz
-to 1.7 and less, cuBLAS's too: from M = 256 on, time is energy. So what keeps more of the GPU busy gains little there.
-Tried for qkv at M = 256, us (cuBLAS 60 to 62): four parts behind a wave of 128 rows, summed at the end by whoever
-came last 64.8, with early launches 63.5, summed beside 62.3; two tiles of 256 rows by three programs 64.0; shared
-evenly 70.8; two products under way and eight stages 63.4; L2 prefetches 4 or 12 steps ahead 63.0 and 61.8; nine
-stages 62.6. Elsewhere slower: 16 tiles of w by 128 rows (o 175 at M = 1024, 39 at 128), half a step ahead instead of
-a whole one (o 38 at M = 128).
+program works at M = 256, the L2 cache 41 and 36% of its rate, memory 15 and 18%. The SM clock was 1.72 and 1.68 GHz
+(cuBLAS 1.68 and 1.62, a product of one row 1.80) of 1.98: from M = 256 on the card seems to be at its power limit,
+where time is energy, and what keeps more of it busy gains little. Tried for qkv at M = 256, us (cuBLAS 60 to 62):
+four parts behind a wave of 128 rows, summed at the end by whoever came last 64.8, with early launches 63.5, summed
+beside 62.3; two tiles of 256 rows by three programs 64.0; shared evenly 70.8; two products under way and eight stages
+63.5; L2 prefetches 4 or 12 steps ahead 63.0 and 61.8; nine stages 62.6. Elsewhere slower: 16 tiles of w by 128 rows
+(o 175 at M = 1024, 39 at 128), half a step ahead instead of a whole one (o 38 at M = 128).
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
 """

@@ -20,9 +20,8 @@ and times cuBLAS bf16 of the same run:
    1024    87.9   1.94    115     1.88
    4096   347     1.93    432     1.96
 
-Where the tensor cores are bound by power (see fp4_gemm_sm90), these take half as long. Two products under way while the
-next two operands are decoded (stages of which four are in use): 1 to 4% quicker up to 64 rows and at 128 for large
-matrices, 4% slower for small ones; not kept.
+Two products under way while the next two operands are decoded (stages of which four are in use): 1 to 4% quicker up
+to 64 rows and at 128 for large matrices, 4% slower for small ones; not kept.
 """
 
 from __future__ import annotations
