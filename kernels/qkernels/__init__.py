@@ -54,7 +54,8 @@ from .models import (
 from .ops.fused import rms_norm_fp4, silu_mul_fp4
 from .ops.gemm import bf16_gemm, gemm, gemm_quantize, hadamard_gemm
 from .ops.quantize import QuantizeOptions, quantize_fp4, quantize_fp8, quantize_int8
-from .prepared import Prepared, PreparedLinear, fold, prepare, prepared_matmul, prepared_matmul_quantized
+from .prepared import Prepared, fold, prepare, prepared_matmul, prepared_matmul_quantized
+from .prepared_linear import PreparedLinear
 from .swizzle import from_blocked, to_blocked
 from .tensor import QTensor
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from qkernels.format import get_format
+from qkernels.triton.compile_tensors import K
 from tests.compile import toys
 from tests.compile.planting import Change
 
@@ -29,13 +31,13 @@ SMALL_GEMM = "nvfp4_gemm[bf16,m=1,n=8192,k=8192]"
 
 
 def strided(cases: Any) -> None:
-    x = cases.matrix(4096, cases.K + 1, "fp32")[:, : cases.K]
-    cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
+    x = cases.matrix(4096, K + 1, "fp32")[:, :K]
+    cases.fp4_gemm.quantize_fp4(x, get_format("nvfp4"), global_scale=cases.one())
 
 
 def misaligned(cases: Any) -> None:
-    x = torch.empty(4096 * cases.K + 1, dtype=torch.float32, device="cuda")[1:].view(4096, cases.K)
-    cases.nvfp4_quantize.nvfp4_quantize(x, global_scale=cases.one())
+    x = torch.empty(4096 * K + 1, dtype=torch.float32, device="cuda")[1:].view(4096, K)
+    cases.fp4_gemm.quantize_fp4(x, get_format("nvfp4"), global_scale=cases.one())
 
 
 BUGS = [

@@ -4,33 +4,20 @@ callers get on a CPU."""
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import nn
 
 from qbench import Unsupported, poisoned_allocations
 from qkernels import LinearMXFP4, LinearNVFP4, QTensor, get_format, quantize, reference
 from qkernels.format import MXFP4, NVFP4
-from qkernels.prepared import PreparedLinear, fold, prepare, prepared_matmul_quantized
+from qkernels.prepared import fold, prepare, prepared_matmul_quantized
+from qkernels.prepared_linear import PreparedLinear
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.triton.mxfp4_fold_codes import fold_codes
 from qkernels.triton.mxfp4_folded import fold_rows
-from qkernels.triton.quantized_result import TAKES, Quantized, rule_of
-from qkernels.triton.quantizing_epilogue import encode
+from qkernels.triton.quantized_result import TAKES
+from tests.encoded_blocks import encoded
 from tests.gluon_on_numpy import misplaced
 from tests.mutants.helpers import difference, normal
-
-
-@triton.jit
-def _encode_kernel(
-    y_ptr, gs_ptr, words_ptr, bytes_ptr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, RULE: tl.constexpr
-):
-    block = tl.arange(0, BLOCKS)
-    y = tl.load(y_ptr + block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :])
-    words, byte, coded = encode(y, tl.load(gs_ptr), RULE)
-    words = tl.where(coded[:, None], tl.reshape(words, (BLOCKS, BLOCK // 8)), 0)
-    tl.store(words_ptr + block[:, None] * (BLOCK // 8) + tl.arange(0, BLOCK // 8)[None, :], words)
-    tl.store(bytes_ptr + block, byte.to(tl.uint8))
 
 
 def epilogue() -> None:
@@ -41,17 +28,8 @@ def epilogue() -> None:
     y[1, :32], y[2] = 0.0, -0.0
     y[3, 5], y[4, 40] = torch.nan, -torch.inf
     for fmt in TAKES:
-        gs = torch.tensor(8.0)
-        given = gs if fmt.levels == 2 else None
-        into = Quantized.empty(8, 64, fmt, given, y.device)
-        assert fmt.block is not None
-        used = gs if given is not None else torch.tensor(1.0)
-        _encode_kernel[(1,)](
-            y, used, into.codes.view(torch.int32), into.scales,
-            BLOCKS=512 // fmt.block, BLOCK=fmt.block, RULE=rule_of(into), enable_fp_fusion=False,
-        )  # fmt: skip
-        wrong = difference(QTensor(into.codes, into.scales, fmt, (8, 64), given),
-                           quantize_exactly(y, fmt, global_scale=given))  # fmt: skip
+        given = torch.tensor(8.0) if fmt.levels == 2 else None
+        wrong = difference(encoded(y, fmt, 8.0), quantize_exactly(y, fmt, global_scale=given))
         assert not wrong, f"{fmt.name}: {wrong}"
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from qbench import Unsupported
 from qkernels import LinearMXFP4, LinearNVFP4, QTensor, get_format, quantize, reference
 from qkernels import prepared_ops as ops
-from qkernels.prepared import PreparedLinear, prepare, prepared_matmul
+from qkernels.prepared import prepare, prepared_matmul
+from qkernels.prepared_linear import PreparedLinear
 from tests.mutants.helpers import certified, normal
 
 BIAS = torch.arange(24.0) * 0.37 - 3

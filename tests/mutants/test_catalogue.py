@@ -43,6 +43,9 @@ def test_names_are_unique_and_every_kernel_has_mutants() -> None:
     assert [name for name, count in Counter(m.name for m in EVERY).items() if count > 1] == []
     about = {
         "compile_cases.py",
+        "compile_products.py",
+        "compile_quantizers.py",
+        "compile_tensors.py",
         "expected.py",
     }  # what kernels compile to: tests/compile plants bugs for these
     # Gluon's kernels have no interpreter. They are judged on a GPU, by tests/property/test_fp4_stream.py and

@@ -7,7 +7,6 @@ import itertools
 import pytest
 import torch
 import triton
-import triton.language as tl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +16,9 @@ from qkernels.format import MXFP4, NVFP4, Format
 from qkernels.tensor import QTensor
 from qkernels.triton.mxfp4_quantize import mxfp4_quantize
 from qkernels.triton.nvfp4_quantize import nvfp4_quantize
-from qkernels.triton.quantized_result import TAKES, Quantized, rule_of
-from qkernels.triton.quantizing_epilogue import encode, whole_blocks
+from qkernels.triton.quantized_result import TAKES
+from qkernels.triton.quantizing_epilogue import whole_blocks
+from tests.encoded_blocks import encoded
 from tests.gluon_on_numpy import misplaced
 
 if triton.knobs.runtime.interpret:
@@ -26,30 +26,6 @@ if triton.knobs.runtime.interpret:
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMATS = pytest.mark.parametrize("fmt", TAKES, ids=lambda fmt: fmt.name)
-
-
-@triton.jit
-def encode_kernel(
-    y_ptr, gs_ptr, words_ptr, bytes_ptr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr, RULE: tl.constexpr
-):
-    """A tile of blocks, as write_quantized encodes them."""
-    block = tl.arange(0, BLOCKS)
-    y = tl.load(y_ptr + block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :])
-    words, byte, coded = encode(y, tl.load(gs_ptr), RULE)
-    words = tl.where(coded[:, None], tl.reshape(words, (BLOCKS, BLOCK // 8)), 0)
-    tl.store(words_ptr + block[:, None] * (BLOCK // 8) + tl.arange(0, BLOCK // 8)[None, :], words)
-    tl.store(bytes_ptr + block, byte.to(tl.uint8))
-
-
-def encoded(y: torch.Tensor, fmt: Format, gs: float) -> QTensor:
-    m, n = y.shape
-    scale = torch.tensor(gs if fmt.levels == 2 else 1.0, device=DEVICE)
-    into = Quantized.empty(m, n, fmt, scale if fmt.levels == 2 else None, y.device)
-    encode_kernel[(1,)](
-        y, scale, into.codes.view(torch.int32), into.scales,
-        BLOCKS=m * n // fmt.block, BLOCK=fmt.block, RULE=rule_of(into), enable_fp_fusion=False,
-    )  # fmt: skip
-    return QTensor(into.codes, into.scales, fmt, (m, n), into.global_scale)
 
 
 def by_kernel(y: torch.Tensor, fmt: Format, gs: float) -> QTensor:

@@ -22,7 +22,8 @@ from qkernels.format import (
     Format,
 )
 from qkernels.linear import LinearMXFP4, LinearNVFP4
-from qkernels.prepared import PreparedLinear, prepare, prepared_matmul
+from qkernels.prepared import prepare, prepared_matmul
+from qkernels.prepared_linear import PreparedLinear
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_fragments import Fragments, fragments

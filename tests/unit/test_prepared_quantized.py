@@ -14,7 +14,8 @@ from qkernels import reference
 from qkernels.compare import compare_quantized
 from qkernels.format import FORMATS, MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from qkernels.linear import LinearMXFP4, LinearNVFP4
-from qkernels.prepared import PreparedLinear, fold, prepare, prepared_matmul, prepared_matmul_quantized
+from qkernels.prepared import fold, prepare, prepared_matmul, prepared_matmul_quantized
+from qkernels.prepared_linear import PreparedLinear
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_fragments import fragments

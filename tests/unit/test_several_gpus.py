@@ -14,7 +14,8 @@ from qbench import Unsupported
 from qbench.tensors import map_tensors, same_bits, tensors
 from qkernels.format import MXFP4, NVFP4, Format
 from qkernels.linear import LinearMXFP4, LinearNVFP4
-from qkernels.prepared import PreparedLinear, prepare, prepared_matmul
+from qkernels.prepared import prepare, prepared_matmul
+from qkernels.prepared_linear import PreparedLinear
 from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
 from qkernels.triton.mxfp4_fold import mxfp4_fold
 from tests.every_kernel import QUANTIZERS

@@ -13,11 +13,11 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import names, require
 from qkernels.prepared import (
     Prepared,
-    PreparedLinear,
     prepare,
     prepared_matmul,
     prepared_matmul_quantized,
 )
+from qkernels.prepared_linear import PreparedLinear
 from qkernels.tensor import QTensor
 from qkernels.triton.quantized_result import TAKES
 

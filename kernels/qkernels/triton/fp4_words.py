@@ -93,8 +93,8 @@ def join_words(a, b, ASM: tl.constexpr):
 
 
 @triton.jit
-def values(words, HALF: tl.constexpr):
-    """int32 [BLOCKS, 4] -> fp32 [BLOCKS, 8], from fp16 (HALF) or bf16."""
+def both_halves(words, HALF: tl.constexpr):
+    """int32 words -> their lower and upper halves, fp16 (HALF) or bf16, in fp32."""
     if HALF:
         low, high = tl.inline_asm_elementwise(
             _HALVES, "=f,=f,r", [words], dtype=(tl.float32, tl.float32), is_pure=True, pack=1
@@ -102,7 +102,14 @@ def values(words, HALF: tl.constexpr):
     else:
         low = (words << 16).to(tl.float32, bitcast=True)
         high = (words & -65536).to(tl.float32, bitcast=True)
-    return tl.reshape(tl.join(low, high), (words.shape[0], 8))
+    return low, high
+
+
+@triton.jit
+def values(words, HALF: tl.constexpr):
+    """int32 [ROWS, W] -> fp32 [ROWS, 2*W], from fp16 (HALF) or bf16."""
+    low, high = both_halves(words, HALF)
+    return tl.reshape(tl.join(low, high), (words.shape[0], 2 * words.shape[1]))
 
 
 @triton.jit

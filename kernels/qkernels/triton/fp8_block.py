@@ -36,11 +36,19 @@ from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import BEFORE_HOPPER
 from qkernels.triton.flat import is_flat
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits, scale_factor
-from qkernels.triton.fp4_words import _MAX_BF16, _MAX_F16, join_words, largest_value, load_part, words_fit
+from qkernels.triton.fp4_words import (
+    _MAX_BF16,
+    _MAX_F16,
+    join_words,
+    largest_value,
+    load_part,
+    values,
+    words_fit,
+)
 from qkernels.triton.launch import check_matrix
 from qkernels.triton.outputs import output
 from qkernels.triton.scaled_codes import has_e4m3_cast, to_e4m3
-from qkernels.triton.token_words import extreme_word, floats
+from qkernels.triton.token_words import extreme_word
 
 BLOCK = 128
 _BLOCKS = 32  # of a program: 4096 elements of fp32, 32 a thread
@@ -161,7 +169,7 @@ def fp8_block_words_kernel(
             bits = tl.reshape(tl.broadcast_to(bits, (GROUPS, 16)), (THREADS,))
             scale, divisor, coded = block_scale(bits.to(tl.float32, bitcast=True), HALF)
             tl.store(scale_ptr + places[i] // 128, scale, mask=insides[i] & (along == 0))
-            codes = block_codes(floats(words[i], HALF), divisor[:, None], coded[:, None], HALF, HARDWARE)
+            codes = block_codes(values(words[i], HALF), divisor[:, None], coded[:, None], HALF, HARDWARE)
             store_group(out_ptr + places[i], codes, insides[i])
     else:
         best = words[0] & 0x7FFF7FFF
@@ -171,7 +179,7 @@ def fp8_block_words_kernel(
         scale, divisor, coded = block_scale(bits.to(tl.float32, bitcast=True), HALF)
         tl.store(scale_ptr + tl.program_id(0) * across + tl.program_id(1), scale)
         for i in tl.static_range(PARTS):
-            codes = block_codes(floats(words[i], HALF), divisor, coded, HALF, HARDWARE)
+            codes = block_codes(values(words[i], HALF), divisor, coded, HALF, HARDWARE)
             store_group(out_ptr + places[i], codes, insides[i])
 
 

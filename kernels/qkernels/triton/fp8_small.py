@@ -17,8 +17,9 @@ from torch import Tensor
 from qkernels.format import FLOAT32_MAX
 from qkernels.triton.early import after_previous
 from qkernels.triton.flat import is_flat
+from qkernels.triton.fp4_words import values
 from qkernels.triton.scaled_codes import to_e4m3
-from qkernels.triton.token_words import Row, floats, load_row, row_bits
+from qkernels.triton.token_words import Row, load_row, row_bits
 
 MOST_ELEMENTS = (
     32768  # above, two launches that overlap are as quick: reading takes a microsecond at four times that
@@ -58,5 +59,5 @@ def fp8_small_kernel(
     inside = group * 8 < n
     x_ptr = x_ptr.to(tl.pointer_type(tl.int32), bitcast=True)
     words = tl.load(x_ptr + group * 4 + tl.arange(0, 4)[None, :], mask=inside, other=0)
-    codes = to_e4m3(floats(words & kept, HALF) * inverse, HARDWARE)
+    codes = to_e4m3(values(words & kept, HALF) * inverse, HARDWARE)
     tl.store(out_ptr + group * 8 + tl.arange(0, 8)[None, :], codes, mask=inside)

@@ -28,7 +28,15 @@ import qbench
 from qkernels.format import FLOAT32_MAX, MIN_TOKEN_SCALE
 from qkernels.triton.early import after_previous
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits, scale_factor
-from qkernels.triton.fp4_words import _HALVES, _MAX_BF16, _MAX_F16, join_words, largest_value, words_fit
+from qkernels.triton.fp4_words import (
+    _MAX_BF16,
+    _MAX_F16,
+    both_halves,
+    join_words,
+    largest_value,
+    values,
+    words_fit,
+)
 from qkernels.triton.scaled_codes import asymmetric_scale, round_even, to_e4m3
 
 MOST_ELEMENTS = 32768  # of a row: 64 of each of 512 threads, in 32 registers
@@ -135,26 +143,6 @@ def store_part(
 
 
 @triton.jit
-def both_halves(words, HALF: tl.constexpr):
-    """int32 words -> their lower and upper halves, fp16 (HALF) or bf16, in fp32."""
-    if HALF:
-        low, high = tl.inline_asm_elementwise(
-            _HALVES, "=f,=f,r", [words], dtype=(tl.float32, tl.float32), is_pure=True, pack=1
-        )
-    else:
-        low = (words << 16).to(tl.float32, bitcast=True)
-        high = (words & -65536).to(tl.float32, bitcast=True)
-    return low, high
-
-
-@triton.jit
-def floats(words, HALF: tl.constexpr):
-    """int32 [THREADS, W] -> fp32 [THREADS, 2*W]."""
-    low, high = both_halves(words, HALF)
-    return tl.reshape(tl.join(low, high), (words.shape[0], 2 * words.shape[1]))
-
-
-@triton.jit
 def halved(words, ASM: tl.constexpr):
     """int32 [THREADS, W] -> [THREADS, W/2] by an instruction from two words to one."""
     first, second = tl.split(tl.reshape(words, (words.shape[0], words.shape[1] // 2, 2)))
@@ -216,7 +204,7 @@ def fp8_token_words_kernel(
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
     out_ptr += row * k
     for i in tl.static_range(PARTS):
-        codes = to_e4m3(correct_quotient(floats(words[i] & kept, HALF), scale, inverse), HARDWARE)
+        codes = to_e4m3(correct_quotient(values(words[i] & kept, HALF), scale, inverse), HARDWARE)
         store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN, STORE)
 
 
@@ -272,5 +260,5 @@ def int8_token_words_kernel(
     tl.store(scale_ptr + row, tl.where(finite, scale, float("nan")))
     out_ptr += row * k
     for i in tl.static_range(PARTS):
-        codes = row_codes(floats(words[i] & kept, HALF), factor, inverse, zero_point, HALF, SYMMETRIC)
+        codes = row_codes(values(words[i] & kept, HALF), factor, inverse, zero_point, HALF, SYMMETRIC)
         store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN, STORE)

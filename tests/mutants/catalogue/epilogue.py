@@ -10,6 +10,7 @@ _e = partial(Mutant, file="qkernels/triton/quantizing_epilogue.py")
 _f = partial(Mutant, file="qkernels/triton/mxfp4_fold_codes.py")
 _o = partial(Mutant, file="qkernels/quantized_ops.py")
 _p = partial(Mutant, file="qkernels/prepared.py")
+_l = partial(Mutant, file="qkernels/prepared_linear.py")
 _r = partial(Mutant, file="qkernels/triton/quantized_result.py")
 
 MUTANTS = (
@@ -236,42 +237,42 @@ MUTANTS = (
         "folded activations of abs_max are three times too large",
         "quantized-products",
     ),
-    _p(
+    _l(
         "quantized-layer-scale-lost",
-        "_product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)",
-        "_product(rows, w, None, ops.row_unit(fmt), self.bias, out)",
+        "product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)",
+        "product(rows, w, None, ops.row_unit(fmt), self.bias, out)",
         "a layer does not divide by the global scale of the activations it is handed",
         "quantized-layers",
     ),
-    _p(
+    _l(
         "quantized-layer-rotation-not-compared",
         "if x.hadamard != self.hadamard:",
         "if False:",
         "a layer of rotated weights multiplies what is not rotated",
         "quantized-layers",
     ),
-    _p(
+    _l(
         "quantized-layer-folded-gain-lost",
-        "_folded_product(elements, factor, fmt.gain, w, self.bias, out)",
-        "_folded_product(elements, factor, 1.0, w, self.bias, out)",
+        "folded_product(elements, factor, fmt.gain, w, self.bias, out)",
+        "folded_product(elements, factor, 1.0, w, self.bias, out)",
         "a folded layer multiplies activations of abs_max by three",
         "quantized-layers",
     ),
-    _p(
+    _l(
         "quantized-layer-weights-only",
         'if self.activation != "w4a4":',
         "if False:",
         "a layer for 16-bit activations takes quantized ones",
         "quantized-layers",
     ),
-    _p(
+    _l(
         "quantized-layer-scale-not-saved",
         'self.register_buffer("output_global_scale", None if result is None else result.global_scale)',
         "self.output_global_scale = None if result is None else result.global_scale",
         "the scale of the output is not in the state dict",
         "quantized-layers",
     ),
-    _p(
+    _l(
         "quantized-layer-axes-lost",
         "return QTensor(data, scale, y.format, (*lead, self.out_features), y.global_scale)",
         "return y",

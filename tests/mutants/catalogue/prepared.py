@@ -7,12 +7,13 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _p = partial(Mutant, file="qkernels/prepared.py")
+_l = partial(Mutant, file="qkernels/prepared_linear.py")
 _o = partial(Mutant, file="qkernels/prepared_ops.py")
 _c = partial(Mutant, file="qkernels/triton/prepared_product.py")
 _few = partial(Mutant, file="qkernels/triton/fp4_few_plan.py")
 _k = partial(Mutant, file="qkernels/triton/stream_k.py")
 _plan = partial(Mutant, file="qkernels/triton/stream_plan.py")
-_ROWS = "_product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)"
+_ROWS = "product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)"
 _LAST = "            y = y / gs\n    return round_to(y if bias is None else y + bias, out_dtype)\n"
 _DIVIDED = "            y = y / gs\n"
 
@@ -68,35 +69,35 @@ MUTANTS = (
         "prepared",
     ),
     # --- layer
-    _p(
+    _l(
         "layer-rotation-forgotten",
-        "_sixteen(rotate(rows, had, x.dtype) if had else rows, self.format)",
-        "_sixteen(rows, self.format)",
+        "sixteen(rotate(rows, had, x.dtype) if had else rows, self.format)",
+        "sixteen(rows, self.format)",
         "plain activations are not rotated as the weights were",
         "prepared-layer",
     ),
-    _p(
+    _l(
         "layer-dynamic-scale-lost",
         "gs = dynamic[0] if dynamic else self.input_global_scale",
         "gs = self.input_global_scale",
         "the product is not divided by a global scale that was found",
         "prepared-layer",
     ),
-    _p(
+    _l(
         "layer-scales-cut",
         "if tensor is not None and (moved := getattr(self, name)).dtype != tensor.dtype:",
         "if False and (moved := getattr(self, name)):",
         ".half() cuts scales to sixteen bits",
         "prepared-layer",
     ),
-    _p(
+    _l(
         "layer-unit-not-loaded",
         "        if not self.folded:\n",
         "        if False:\n",
         "loaded weights are multiplied by the unit of the former ones",
         "prepared-layer",
     ),
-    _p(
+    _l(
         "layer-any-state-loaded",
         "if saved != self._meaning():",
         "if False:",

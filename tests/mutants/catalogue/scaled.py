@@ -7,6 +7,7 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _f = partial(Mutant, file="qkernels/triton/flat.py")
+_v = partial(Mutant, file="qkernels/triton/fp4_words.py")
 _w = partial(Mutant, file="qkernels/triton/token_words.py")
 _b = partial(Mutant, file="qkernels/triton/fp8_block.py")
 _e = partial(Mutant, file="qkernels/triton/early.py")
@@ -99,16 +100,16 @@ MUTANTS = (
     ),
     _w(
         "words-nonfinite-codes-left",
-        "to_e4m3(correct_quotient(floats(words[i] & kept, HALF)",
-        "to_e4m3(correct_quotient(floats(words[i], HALF)",
+        "to_e4m3(correct_quotient(values(words[i] & kept, HALF)",
+        "to_e4m3(correct_quotient(values(words[i], HALF)",
         "codes of a row with a NaN scale are not 0",
         "quantizer:nonfinite",
         "fp8_token",
     ),
     _w(
         "words-int8-nonfinite-codes-left",
-        "row_codes(floats(words[i] & kept, HALF)",
-        "row_codes(floats(words[i], HALF)",
+        "row_codes(values(words[i] & kept, HALF)",
+        "row_codes(values(words[i], HALF)",
         "codes of a row with a NaN scale are not 0",
         "quantizer:nonfinite",
         "int8_asym",
@@ -122,7 +123,7 @@ MUTANTS = (
         "int8_token",
         count=2,
     ),
-    _w(
+    _v(
         "words-halves-swapped",
         "return tl.reshape(tl.join(low, high), (words.shape[0], 2 * words.shape[1]))",
         "return tl.reshape(tl.join(high, low), (words.shape[0], 2 * words.shape[1]))",
@@ -302,8 +303,8 @@ MUTANTS = (
     ),
     _s(
         "small-nonfinite-codes-left",
-        "floats(words & kept, HALF)",
-        "floats(words, HALF)",
+        "values(words & kept, HALF)",
+        "values(words, HALF)",
         "codes of a tensor with a NaN scale are not 0",
         "quantizer:nonfinite",
         "fp8",
