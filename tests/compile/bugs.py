@@ -278,11 +278,11 @@ _NO_BUGS = [
             ("mxfp4_quantize.py", "= inverse_of(scales)", "= reciprocal_of(scales)"),
         ),
     ),
-    Change("another row count", NVFP4, launch=lambda c: c.nvfp4_quantize.nvfp4_quantize(c.matrix(4096), global_scale=c.one())),
+    Change("another row count", NVFP4, launch=lambda c: c.fp4_gemm.quantize_fp4(c.matrix(4096), get_format("nvfp4"), global_scale=c.one())),
     Change(
         "a scale that is a view",
         NVFP4,
-        launch=lambda c: c.nvfp4_quantize.nvfp4_quantize(c.matrix(4096), global_scale=c.matrix(1, 4, "fp32")[0, :1]),
+        launch=lambda c: c.fp4_gemm.quantize_fp4(c.matrix(4096), get_format("nvfp4"), global_scale=c.matrix(1, 4, "fp32")[0, :1]),
     ),
 ]  # fmt: skip
 
