@@ -129,6 +129,47 @@ def _own_fma(interpreter: Any) -> None:
     builder.create_fma = fma
 
 
+# NaN ------------------------------------------------------------------------------------------------------
+
+_ARITHMETIC = (
+    "create_fadd",
+    "create_fsub",
+    "create_fmul",
+    "create_fdiv",
+    "create_precise_divf",
+    "create_fma",
+)
+_NAN: dict[Any, Any] = {
+    np.dtype(np.float32): np.array(0x7FFFFFFF, dtype=np.uint32).view(np.float32),
+    np.dtype(np.float16): np.array(0x7FFF, dtype=np.uint16).view(np.float16),
+}
+
+
+def _nan_has_the_hosts_sign(interpreter: Any) -> bool:
+    builder = interpreter.InterpreterBuilder()
+    with np.errstate(all="ignore"):
+        found = builder.create_fmul(_fp32(interpreter, np.inf), _fp32(interpreter, 0.0)).data
+    return bool(found.view(np.uint32)[0] != 0x7FFFFFFF)
+
+
+def _own_nan(interpreter: Any) -> None:
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+
+    def canonical(stock: Any) -> Any:
+        def operate(self: Any, *args: Any) -> Any:
+            result = stock(self, *args)
+            nan = _NAN.get(result.data.dtype)
+            if nan is None or is_encoded(result.dtype.scalar):
+                return result
+            bad = np.isnan(result.data)
+            return handle(np.where(bad, nan, result.data), result.dtype) if bad.any() else result
+
+        return operate
+
+    for name in _ARITHMETIC:
+        setattr(builder, name, canonical(getattr(builder, name)))
+
+
 # Minimum, maximum, clamp ----------------------------------------------------------------------------------
 
 
@@ -178,6 +219,12 @@ OPERATORS = (
         _own_encoded_operators,
     ),
     Patch("fma", "tl.fma rounded the product, or worked on raw bits", _fma_rounds_twice, _own_fma),
+    Patch(
+        "NaN",
+        "inf * 0 had the sign that x86 sets, and as an integer lay below all numbers; a GPU's is 0x7fffffff",
+        _nan_has_the_hosts_sign,
+        _own_nan,
+    ),
     Patch(
         "minimum and maximum",
         "propagated NaN, which the GPU's default does not",

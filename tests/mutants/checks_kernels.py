@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,9 +141,14 @@ def amax() -> None:
     wide = torch.full((9, 2048), 99.0)[:, 100:1137]
     wide.fill_(1.0)
     assert _largest(wide) == 1.0, "elements beside a slice are read"
-    many = torch.ones(8 * 515, 128)  # more tiles than programs: each takes several
-    many[-1, -1] = -3.0
-    assert _largest(many) == 3.0, "the last of many tiles is missing"
+    many = torch.ones(8 * 515, 128)  # groups of 16 and 17 programs; or each takes several tiles
+    for place in ((-1, -1), (0, 0), (8 * 200, 5)):
+        many[place] = -3.0
+        for most in (1 << 14, 200, 7):
+            assert _largest(many, most=most) == 3.0, (
+                f"one of many tiles is missing, with {most} programs at most"
+            )
+        many[place] = 1.0
     half = torch.ones(2, 96, dtype=torch.float16)
     half[1, 70] = -300.0
     assert _largest(half) == 300.0
@@ -176,7 +182,7 @@ def rotations() -> None:
                 assert abs(found / wanted - 1) < 2.0**-20, f"rotated by {n}, {x.dtype}: {found} for {wanted}"
 
 
-def _largest(x: Tensor, *, hadamard: int | None = None, finite_only: bool = False) -> float:
+def _largest(x: Tensor, **options: Any) -> float:
     with poisoned_allocations():
-        partial = partial_amax(x, hadamard=hadamard, finite_only=finite_only)
+        partial = partial_amax(x, **options)
     return float(partial.max().view(torch.float32))

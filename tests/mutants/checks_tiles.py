@@ -11,7 +11,7 @@ from qkernels.norms import rms_norm, silu_mul
 from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.swizzle import to_blocked
-from qkernels.triton import fp4_rows, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import mxfp4_quantize, nvfp4_quantize
 from tests.mutants.helpers import normal
 
 
@@ -37,11 +37,6 @@ def layouts() -> None:
     top = torch.full((), 7.0)
     q = quantize(x, NVFP4, backend="triton", global_scale_out=top)
     assert float(top) == float(q.global_scale) != 7.0, "the given global scale is not written"
-    for scale in (None, 300.0):
-        whole = nvfp4_quantize.nvfp4_quantize(x, global_scale=scale, programs=1 << 20)
-        with poisoned_allocations():
-            some = nvfp4_quantize.nvfp4_quantize(x, global_scale=scale, shape=(1, 8, 1), programs=2)
-        assert torch.equal(whole.data, some.data) and torch.equal(whole.scale, some.scale), "tiles in turn"
 
 
 def norms() -> None:
@@ -49,10 +44,11 @@ def norms() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         x, weight = normal(5, 192, dtype), 1 + normal(1, 96, torch.float32)[0] / 4
         half = x[:, :96] / 64
+        half[3] = 0.0
         for fmt in (NVFP4, MXFP4, get_format("nvfp4_token")):
             gs = torch.tensor(400.0) if fmt == NVFP4 else None
             options = QuantizeOptions(fmt, global_scale=gs)
-            for norm in (Norm(weight.to(torch.bfloat16), 1e-3), Norm(weight.half(), 1e-3, x[:, 96:] / 64)):
+            for norm in (Norm(weight.to(torch.bfloat16), 1e-6), Norm(weight.half(), 1e-3, x[:, 96:] / 64)):
                 with poisoned_allocations():
                     out = rms_norm_quantize(
                         half, norm.weight, fmt, eps=norm.eps, residual=norm.residual, global_scale=gs,
@@ -65,8 +61,3 @@ def norms() -> None:
             q = silu_mul_quantize(x * 2, fmt, global_scale=gs, backend="triton")
             wrong = silu_tolerance(q, (x * 2, options), silu_mul, "fp32")
             assert wrong is None, f"{fmt.name} of {dtype}: {wrong}"
-    x = normal(5, 96, torch.float16)
-    with poisoned_allocations():
-        some = fp4_rows.nvfp4_token(x, programs=2)
-    whole = fp4_rows.nvfp4_token(x)
-    assert torch.equal(whole.data, some.data) and torch.equal(whole.scale, some.scale), "rows in turn"

@@ -128,18 +128,17 @@ def test_rows_that_are_strided_or_no_words(fmt: Format) -> None:
         activated(x, fmt, "triton")
 
 
-def test_one_program_can_take_several_rows() -> None:
+@pytest.mark.parametrize("warps", [1, 2])
+def test_a_row_is_the_same_by_any_number_of_threads(warps: int) -> None:
     from qkernels.triton.fp4_rows import nvfp4_token, rms_norm_quantize
 
-    x, weight = normal(7, 64), normal(1, 64, seed=1)[0]
+    x, weight = normal(7, 2048), normal(1, 2048, seed=1)[0]
     for layout in ("linear", "blocked"):
-        one = rms_norm_quantize(x, weight, MXFP4, scale_layout=layout)[0]
-        some = rms_norm_quantize(x, weight, MXFP4, scale_layout=layout, programs=3)[0]
-        assert torch.equal(one.data, some.data)
-        assert torch.equal(one.scale, some.scale)
-        a, b = nvfp4_token(x, scale_layout=layout), nvfp4_token(x, scale_layout=layout, programs=3)
-        assert torch.equal(a.data, b.data)
-        assert torch.equal(a.scale, b.scale)
+        q = nvfp4_token(x, scale_layout=layout, warps=warps)
+        assert torch.equal(nvfp4_token(x, scale_layout=layout, warps=4).data, q.data)
+        normed = rms_norm_quantize(x, weight, MXFP4, scale_layout=layout, warps=warps)[0]
+        asked = QuantizeOptions(MXFP4, scale_layout=layout)
+        assert norm_tolerance((normed, None), (x, Norm(weight), asked), rms_norm, "fp32") is None
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,11 @@ def test_tiles_of_squares_of_any_size(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("hadamard", [None, 16, 128])
 @pytest.mark.parametrize("scale", [300.0, None])
-def test_programs_that_take_tiles_in_turn_make_the_same(scale: float | None, hadamard: int | None) -> None:
+def test_tiles_of_rows_of_any_size_make_the_same(scale: float | None, hadamard: int | None) -> None:
     x = normal(19, 512)
-    made = nvfp4_quantize(x, global_scale=scale, hadamard=hadamard, programs=1 << 20)
-    for shape, programs in (((1, 16, 1), 5), ((2, 8, 1), 1), ((4, 32, 2), 3)):
-        other = nvfp4_quantize(x, global_scale=scale, hadamard=hadamard, shape=shape, programs=programs)
-        assert same(other, made)
+    made = nvfp4_quantize(x, global_scale=scale, hadamard=hadamard)
+    for shape in ((1, 32, 1), (2, 16, 1), (4, 32, 2)):
+        assert same(nvfp4_quantize(x, global_scale=scale, hadamard=hadamard, shape=shape), made)
 
 
 @pytest.mark.parametrize("rule", ["floor", "abs_max"])

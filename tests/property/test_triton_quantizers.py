@@ -21,7 +21,7 @@ from qkernels.api import TRITON_FORMATS
 from qkernels.codec import decode_e4m3, encode_e2m1, encode_e4m3
 from qkernels.compare import compare_quantized
 from qkernels.format import FORMATS, FP8, FP8_TOKEN, INT8, INT8_ASYM, INT8_TOKEN, NVFP4, NVFP4_1L, Format
-from qkernels.hadamard import hadamard_matrix
+from qkernels.hadamard import hadamard_matrix, rotate
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
@@ -312,6 +312,27 @@ def test_amax_finds_one_element_anywhere_and_propagates_nan(place: tuple[int, in
     assert amax(x, finite_only=True) == 1.0
     x[place] = -torch.inf
     assert amax(x) == torch.inf
+
+
+@pytest.mark.parametrize("most", [1 << 14, 300, 5])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_the_largest_of_many_tiles_is_found_by_groups_again_and_again(dtype: torch.dtype, most: int) -> None:
+    """Counters of groups are left at zero: the second of two calls finds what the first does."""
+    x = torch.ones(8 * 515, 128, dtype=dtype)
+    for place in (0, 8 * 300 + 1, -1):
+        x[place, 77] = -2.5
+        assert [amax(x, most=most) for _ in range(2)] == [2.5, 2.5]
+        x[place, 77] = 1.0
+
+
+@pytest.mark.parametrize("hadamard", [16, 32, 64, 128])
+@pytest.mark.parametrize("shape", [(1, 8192), (3, 64 * 2), (37, 256), (300, 1024)], ids=str)
+def test_the_largest_of_a_rotated_tensor(shape: tuple[int, int], hadamard: int) -> None:
+    """Also where there are fewer blocks than a program could have threads: 128 for [1, 8192]."""
+    for seed in range(3):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).half()
+        wanted = float(rotate(x.double(), hadamard, torch.float64).abs().max())
+        assert abs(amax(x, hadamard=hadamard) / wanted - 1) < 2.0**-20
 
 
 def test_e4m3_by_arithmetic_equals_the_cast(monkeypatch: pytest.MonkeyPatch) -> None:

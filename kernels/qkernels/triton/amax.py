@@ -1,16 +1,24 @@
-"""Largest magnitude of a matrix, without a host synchronization and without atomics.
+"""Largest magnitude of a matrix, without a host synchronization.
 
-A fixed number of programs each take every P-th tile and store the largest bits of |x| they saw; the kernel
-that needs the maximum reads those P numbers again and takes the largest (`largest`). Bits of magnitudes order
-as the magnitudes do, and a maximum does not depend on its order, so the result is exact and repeats.
+A program takes a tile and stores the largest bits of |x| that it saw. Few tiles leave it at that: the kernel that needs
+the maximum reads all of these numbers. Of more, the program that comes last of each of 32 groups reads its group's and
+stores their largest, so that the next kernel reads 32 numbers and not thousands in each of its programs; a counter a
+group says who is last, and is left at zero (workspaces.py). Bits of magnitudes order as the magnitudes do, and a
+maximum does not depend on its order, so the result is exact and repeats.
 
 A NaN has larger bits than every number and therefore propagates. With FINITE_ONLY, inf and NaN count as zero:
 that is how the dynamic global scale of NVFP4 keeps one bad block from taking the tensor with it.
 With HADAMARD the matrix is rotated first, in fp32 as the quantizing kernel does, from the same tile. Sixteen-bit x
 is read by words where its rows are, and compared two magnitudes at a time: 3.9 instructions an element in the loop.
+A rotated block must not be shared by two threads: what tl.gather moves between threads is then wrong on a GPU (H200,
+Triton 3.6, Hadamard 32 on [1, 8192] with 256 threads for 128 blocks; the interpreter has no threads).
 
 From sm_90 the kernel may begin while the one before it ends, and so may the one that needs the maximum (early.py,
 where the rules stand): launched early too, it can read its first part of x before it waits for the maxima.
+
+Measured (H200, torch 2.11, Triton 3.6, fp16 4096 x 8192 / 8192 x 16384): programs that each take a P-th of the tiles in
+a loop, P = 256 20.6 / 76.3 us, 512 21.7 / 71.7, 1024 18.4 / 66.7, 2048 18.0 / 62.8: the more, the nearer to the 62 us
+that reading takes. But FP8 per tensor did not gain: its second kernel read P numbers in each program.
 """
 
 from __future__ import annotations
@@ -26,8 +34,16 @@ from qkernels.triton.expected import WARP_PRODUCTS, products, widths
 from qkernels.triton.fp4 import hadamard_tile, magnitude_bits, rotate_tile
 from qkernels.triton.fp4_words import largest_words, load_parts, magnitudes_and_signs, values, words_fit
 from qkernels.triton.launch import choose_tile
+from qkernels.triton.workspaces import counters
 
-PROGRAMS = 512  # a power of two (read back as one vector); about four for each of 132 SMs
+DIRECT = 128  # numbers that the next kernel reads without a group's last program
+MOST = 16384  # programs; more tiles are taken in turn
+GROUPS = 32
+_APART = 32  # counters, so that each has a cache line of its own
+
+
+_GROUPS = tl.constexpr(GROUPS)
+_STEP = tl.constexpr(_APART)
 
 
 def expected(dtype: str, hadamard: int, k: int) -> dict[str, qbench.Expectation]:
@@ -43,13 +59,32 @@ def expected(dtype: str, hadamard: int, k: int) -> dict[str, qbench.Expectation]
     return {"amax_kernel": found}
 
 
+@triton.jit
+def store_largest(partial_ptr, counter_ptr, bits, MEMBERS: tl.constexpr):
+    """A program's number among all (MEMBERS = 0), or, after room for one a group, with its group of up to MEMBERS."""
+    program = tl.program_id(0)
+    if MEMBERS == 0:
+        tl.store(partial_ptr + program, bits)
+    else:
+        group = program % _GROUPS
+        own_ptr = partial_ptr + _GROUPS + group * MEMBERS
+        tl.store(own_ptr + program // _GROUPS, bits)
+        members = (tl.num_programs(0) - group + _GROUPS - 1) // _GROUPS
+        counter_ptr += group * _STEP
+        if tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == members - 1:
+            member = tl.arange(0, MEMBERS)  # written by other programs: not from this processor's first cache
+            found = tl.load(own_ptr + member, mask=member < members, other=0, cache_modifier=".cg")
+            tl.store(partial_ptr + group, tl.max(found, axis=0))
+            tl.store(counter_ptr, 0)
+
+
 @triton.jit(do_not_specialize=["m", "across", "tiles"])
 def amax_kernel(
-    x_ptr, partial_ptr, m, k, stride, across, tiles,
+    x_ptr, partial_ptr, counter_ptr, m, k, stride, across, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
-    EARLY: tl.constexpr,
+    MEMBERS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """x [m, k] -> partial int32 [programs]; tile t covers rows t // across, columns t % across."""
+    """x [m, k] -> partial int32, as `store_largest`; tile t covers rows t // across, columns t % across."""
     after_previous(EARLY)
     program = tl.program_id(0)
     rows = tl.arange(0, ROWS)
@@ -72,14 +107,14 @@ def amax_kernel(
         if FINITE_ONLY:
             bits = tl.where(bits < 0x7F800000, bits, 0)
         best = tl.maximum(best, bits)
-    tl.store(partial_ptr + program, tl.max(tl.max(best, axis=1), axis=0))
+    store_largest(partial_ptr, counter_ptr, tl.max(tl.max(best, axis=1), axis=0), MEMBERS)
 
 
 @triton.jit(do_not_specialize=["m", "across", "tiles"])
 def amax_words_kernel(
-    x_ptr, partial_ptr, m, k, stride, across, tiles,
+    x_ptr, partial_ptr, counter_ptr, m, k, stride, across, tiles,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, HADAMARD: tl.constexpr, FINITE_ONLY: tl.constexpr,
-    EARLY: tl.constexpr,
+    MEMBERS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The same of sixteen-bit x by words, two magnitudes to one; rotated as the quantizer does (butterflies.py)."""
     after_previous(EARLY)
@@ -111,7 +146,7 @@ def amax_words_kernel(
         bits = magnitude_bits(best)
     else:
         bits = magnitude_bits(values(best, HALF))
-    tl.store(partial_ptr + program, tl.max(tl.max(bits, axis=1), axis=0))
+    store_largest(partial_ptr, counter_ptr, tl.max(tl.max(bits, axis=1), axis=0), MEMBERS)
 
 
 @triton.jit
@@ -121,25 +156,42 @@ def largest(partial_ptr, COUNT: tl.constexpr):
 
 
 def partial_amax(
-    x: Tensor, *, hadamard: int | None = None, finite_only: bool = False, early: bool = True
+    x: Tensor,
+    *,
+    hadamard: int | None = None,
+    finite_only: bool = False,
+    early: bool = True,
+    elements: int | None = None,
+    each: int = 32,
+    most: int = MOST,
 ) -> Tensor:
     """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous.
 
-    early: the launch may begin while the kernel before it ends, where the GPU can.
+    early           the launch may begin while the kernel before it ends, where the GPU can
+    elements, each  of a tile and of a thread, for measurements; most: programs
     """
     m, k = x.shape
     # a rotated tile of 8192 spills on sm_80; at Hadamard 128 choose_tile still takes 8192
-    tile = choose_tile(m, k, hadamard=hadamard, elements=8192 if hadamard is None else 4096)
-    programs = min(PROGRAMS, triton.next_power_of_2(tile.programs))
-    partial = torch.empty(programs, dtype=torch.int32, device=x.device)
+    tile = choose_tile(m, k, hadamard=hadamard, elements=elements or (8192 if hadamard is None else 4096))
     # words hold two elements, and a part eight, wholly within a row
     by_words = words_fit(x) and k % (hadamard or 8) == 0
     kernel = amax_words_kernel if by_words else amax_kernel
+    warps = min(8, max(1, tile.rows * tile.columns // (32 * each))) if by_words else 8
+    programs, members, shared = tile.programs, 0, None
     early = early and early_launches(x.device)
+    if min(most, programs) <= DIRECT:
+        programs = min(triton.next_power_of_2(programs), triton.next_power_of_2(most))
+        partial = torch.empty(programs, dtype=torch.int32, device=x.device)
+    else:
+        programs = min(most, programs)
+        members = triton.next_power_of_2(triton.cdiv(programs, GROUPS))
+        partial = torch.empty(GROUPS * (1 + members), dtype=torch.int32, device=x.device)
     with torch.cuda.device_of(x):
+        if members:
+            shared = counters(x.device)
         kernel[(programs,)](
-            x, partial, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
-            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, EARLY=early,
-            num_warps=8, enable_fp_fusion=False, launch_pdl=early,
+            x, partial, shared, m, k, x.stride(0), tile.across, tile.programs, ROWS=tile.rows, COLUMNS=tile.columns,
+            HADAMARD=hadamard or 0, FINITE_ONLY=finite_only, MEMBERS=members, EARLY=early,
+            num_warps=warps, enable_fp_fusion=False, launch_pdl=early,
         )  # fmt: skip
-    return partial
+    return partial if members == 0 else partial[:GROUPS]

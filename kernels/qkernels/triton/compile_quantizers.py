@@ -12,9 +12,11 @@ from qkernels.triton import (
     fp4_rows,
     fp4_silu,
     fp8_block,
+    fp8_held,
     fp8_quantize,
     int8_quantize,
     mxfp4_quantize,
+    nvfp4_held,
     nvfp4_quantize,
 )
 from qkernels.triton.compile_tensors import K, gapped, matrix, one
@@ -44,10 +46,10 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
         def launch() -> None:
             nvfp4_quantize.nvfp4_quantize(
                 matrix(m, k, dtype), fmt=fmt, global_scale=one() if scale == "static" else None,
-                hadamard=had or None, scale_layout=layout,
+                hadamard=had or None, scale_layout=layout, held=scale == "held",
             )  # fmt: skip
 
-        expect = nvfp4_quantize.expected(scale)
+        expect = nvfp4_held.expected() if scale == "held" else nvfp4_quantize.expected(scale)
         if scale == "dynamic":
             expect |= amax.expected(dtype, had, k)
         more = ",blocked" if layout == "blocked" else ""
@@ -61,6 +63,7 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
         case("fp16", had=16, m=16),
         case("bf16", "dynamic"),
         case("fp16", "dynamic", 16),
+        case("fp16", "held"),
         case("bf16", had=128),
         case("fp32", had=128),
         case("fp16", layout="blocked"),
@@ -139,13 +142,15 @@ def fp8_cases() -> list[qbench.CompileCase]:
         dtype: str, scale: str, m: int = 4096, k: int = K, gaps: bool = False, fast: bool = False
     ) -> qbench.CompileCase:
         kernel = "fp8_tensor_kernel" if gaps else "fp8_flat_kernel"
-        expect = {kernel: fp8_quantize.expected(k, m)}
+        expect = fp8_held.expected() if scale == "held" else {kernel: fp8_quantize.expected(k, m)}
         if scale == "dynamic":
             expect |= amax.expected(dtype, 0, k)
         x = gapped if gaps else matrix
         return qbench.CompileCase(
             f"fp8_quantize[{dtype},{scale}{',gaps' * gaps},m={m},k={k}]",
-            lambda: fp8_quantize.fp8_quantize(x(m, k, dtype), one() if scale == "static" else None),
+            lambda: fp8_quantize.fp8_quantize(
+                x(m, k, dtype), one() if scale == "static" else None, held=scale == "held"
+            ),
             expect,
             fast,
         )
@@ -172,6 +177,7 @@ def fp8_cases() -> list[qbench.CompileCase]:
         *(tensor(dtype, "static") for dtype in ("bf16", "fp32")),
         tensor("bf16", "dynamic"),
         tensor("fp16", "dynamic"),
+        tensor("bf16", "held"),
         tensor("bf16", "static", m=16),
         tensor("bf16", "static", k=8191),
         tensor("bf16", "static", gaps=True),

@@ -13,11 +13,23 @@ from qkernels.format import Format
 from qkernels.swizzle import blocked_bytes
 from qkernels.tensor import ScaleLayout, check_scale_layout
 from qkernels.triton.early import early_launches
-from qkernels.triton.launch import choose_tile
 from qkernels.triton.outputs import Outputs, output
 
 FEW = 1 << 18
 """Elements up to which a thread takes as little as possible: 32 x 8192 do not fill the GPU, and time is latency."""
+
+
+BESIDE = {16: 8, 32: 4}
+"""Blocks of that many elements in a row beside each other, where scales are blocked ("squares" of fp4_parts)."""
+
+SQUARES = {16: (4, 32), 32: (8, 16)}
+"""Rows and blocks of a tile where scales are blocked."""
+
+TILES = {(16, False): (1, 256), (16, True): (2, 64), (32, False): (1, 256), (32, True): (1, 128)}
+"""(elements of a block, rotated?) -> rows and blocks of a tile whose scales are linear: the quickest of eight on an
+H200 (4096 x 8192 and 8192 x 16384). A thread takes 32 elements; one warp a tile, and the launches hold it up: 40 us."""
+
+_ENOUGH_PROGRAMS = 512  # as launch.choose_tile
 
 
 @dataclass(frozen=True)
@@ -39,17 +51,12 @@ class Cut:
             "num_warps": self.warps,
         }  # fmt: skip
 
-    def turns(self, programs: int | None) -> int:
-        """Programs down: one for each tile, or fewer, so that about `programs` in all take tiles in turn."""
-        return self.down if programs is None else max(1, min(self.down, programs // self.across))
-
 
 def cut(
     m: int,
     k: int,
     fmt: Format,
     *,
-    elements: int,
     blocked: bool = False,
     hadamard: int | None = None,
     halves: bool = False,
@@ -61,25 +68,40 @@ def cut(
     time), which are half a block of MXFP4 (halves: blocks are counted as half blocks).
     """
     block = 16 if halves else fmt.block or 1
-    across = k // block
+    across, few = k // block, m * k <= FEW
     order = "squares" if blocked else "groups" if fmt.block_rows > 1 else "rows"
+    most = triton.next_power_of_2(across)
     if shape is not None:
         rows, blocks, warps = shape
-    elif order != "rows":
-        rows, blocks = (4, 32) if m * k <= FEW else (elements // block // 16, 16)
-        if order == "groups":
-            rows = 16
-            blocks = elements // block // 16
-        blocks = min(blocks, max(4, triton.next_power_of_2(across)))
-        warps = max(1, rows * blocks * block // 1024)
-    elif m * k <= FEW:
-        rows, blocks, warps = 1, 32, 1
     else:
-        tile = choose_tile(m, k, elements=elements)
-        rows, blocks, warps = tile.rows, tile.columns // block, max(1, tile.rows * tile.columns // 1024)
+        if order == "squares":
+            rows, blocks = (4, 16) if few else SQUARES[block]
+            blocks = min(blocks, max(4, most))
+        elif order == "groups":
+            rows, blocks = 16, min(8, max(4, most))
+        elif few:
+            rows, blocks = 1, 32
+        else:
+            rows, blocks = _tile(m, across, block, hadamard or 0)
+        warps = max(1, rows * blocks * block // 1024)
     down = triton.cdiv(m, 128) * (128 // rows) if blocked else triton.cdiv(m, rows)
-    beside = max(4 if blocked else 1, (hadamard or 0) // block)
+    beside = max(min(BESIDE[block], blocks) if blocked else 1, (hadamard or 0) // block)
     return Cut(rows, blocks, warps, order, beside, down, triton.cdiv(across, blocks))
+
+
+def _tile(m: int, across: int, block: int, hadamard: int) -> tuple[int, int]:
+    """Rows and blocks of TILES, smaller where there would be too few programs; a warp has a block for each lane."""
+    rows, blocks = TILES[block, hadamard > 0]
+    least = max(32, hadamard // block)
+    blocks = min(blocks, max(least, triton.next_power_of_2(across)))
+    while rows * blocks > 32 and triton.cdiv(m, rows) * triton.cdiv(across, blocks) < _ENOUGH_PROGRAMS:
+        if rows > 1:
+            rows //= 2
+        elif blocks > least:
+            blocks //= 2
+        else:
+            break
+    return rows, blocks
 
 
 def begins(early: bool, device: torch.device) -> dict[str, object]:

@@ -64,8 +64,9 @@ def place_of_blocks(
 def place_of_scales(row, block, blocks, BLOCKED: tl.constexpr):
     """Offsets of the scales of rows (int64) and blocks among rows of `blocks`."""
     if BLOCKED:
-        tile = row // 128 * ((blocks + 3) // 4) + block // 4
-        at = tile * 512 + row % 32 * 16 + row % 128 // 32 * 4 + block % 4
+        # rows and blocks are not negative; shifts and masks are fewer instructions than division, which rounds to zero
+        tile = (row >> 7) * ((blocks + 3) >> 2) + (block >> 2)
+        at = (tile << 9) + ((row & 31) << 4) + ((row & 96) >> 3) + (block & 3)
     else:
         at = row * blocks + block
     return at

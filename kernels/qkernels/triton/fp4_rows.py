@@ -8,7 +8,8 @@
 
 A thread holds one block or two (fp4_parts.py), reads it once and writes it once; the row's sum and maximum are the only
 things that threads exchange. rsqrt is not multiplied into the elements of fp16 but into the blocks' factors.
-A program takes one row, or several in turn and keeps their common weights in registers (`programs`).
+A program takes one row: several in turn, their common weights kept in registers, took 33 us for 29 (a norm of
+4096 x 8192 on an H200), and two at once as long as one.
 
 Layout and scale rules: nvfp4_quantize.py and mxfp4_quantize.py. Tolerance of y: see qkernels.norms.
 
@@ -45,9 +46,10 @@ from qkernels.triton.fp4_parts import block_values, finite_amax, load_block, roo
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
-from qkernels.triton.nvfp4_quantize import encode_scale_of, store_nvfp4
+from qkernels.triton.nvfp4_codes import encode_scale_of, store_nvfp4
 from qkernels.triton.outputs import Outputs, output
 
+_ENOUGH_ROWS = 2048
 LONGEST = 32768
 """Elements of a row: two blocks of 16 for each of 1024 threads, of which a thread can hold 64 registers."""
 
@@ -107,22 +109,32 @@ def normed(parts, weights, k, eps, HALF: tl.constexpr, PARTS: tl.constexpr):
     return sizes, signs, amax * rest, rest if HALF else 1.0
 
 
-@triton.jit
-def fp4_row(
-    x_ptr, residual_ptr, sum_ptr, weights, data_ptr, scale_ptr, global_ptr, encode_scale, row, m, k, stride,
-    residual_stride, eps,
+@triton.jit(do_not_specialize=["m", "eps"])
+def fp4_rows_kernel(
+    x_ptr, residual_ptr, sum_ptr, weight_ptr, data_ptr, scale_ptr, global_ptr, m, k, stride, residual_stride, eps,
     LENGTH: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, RULE: tl.constexpr, TOKEN: tl.constexpr,
-    TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, HADAMARD: tl.constexpr, WORDS: tl.constexpr,
-    RESIDUAL_WORDS: tl.constexpr, ORDER: tl.constexpr,
+    ONE_GLOBAL: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, HADAMARD: tl.constexpr,
+    WORDS: tl.constexpr, RESIDUAL_WORDS: tl.constexpr, WEIGHT_WORDS: tl.constexpr, ORDER: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    """A row, or one of padding, whose scales are zero.
+
+    RULE: of MXFP4, "" for NVFP4, whose global scale is one (ONE_GLOBAL), made here for each row (TOKEN), given for each
+    row, or none (global_ptr is None).
+    """
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     PARTS: tl.constexpr = BLOCK // 8
+    after_previous(EARLY)
+    row = tl.program_id(0)
     blocks = k // BLOCK
     block = tl.arange(0, LENGTH)
     inside = (block < blocks) & (row < m)
-    wide = tl.full((), 0, tl.int64) + row  # in the interpreter a loop's row is a Python number
+    wide = row.to(tl.int64)
     loaded = load_block(x_ptr + wide * stride + block * BLOCK, inside, PARTS, WORDS)
     if NORM:
+        LIKE_HALF: tl.constexpr = weight_ptr.dtype.element_ty == tl.float16
+        weights = load_block(weight_ptr + block * BLOCK, block < blocks, PARTS, WEIGHT_WORDS)
+        weights = block_values(weights, PARTS, WEIGHT_WORDS, LIKE_HALF)
         parts = block_values(loaded, PARTS, WORDS, HALF)
         if residual_ptr is not None:
             beside = load_block(
@@ -141,11 +153,12 @@ def fp4_row(
         finite = magnitude_bits(finite_amax(loaded, sizes, PARTS, PACKED, HALF) * rest)
         encode_scale = encode_scale_of(tl.max(finite, axis=0).to(tl.float32, bitcast=True), TOP)
         tl.store(global_ptr + row, encode_scale, mask=row < m)
-    elif encode_scale is None:
-        if RULE == "" and global_ptr is not None:
-            encode_scale = tl.load(global_ptr + row, mask=row < m, other=1.0)
-        else:
-            encode_scale = 1.0
+    elif ONE_GLOBAL:
+        encode_scale = tl.load(global_ptr)
+    elif RULE == "" and global_ptr is not None:
+        encode_scale = tl.load(global_ptr + row, mask=row < m, other=1.0)
+    else:
+        encode_scale = 1.0
     places = tl.zeros((LENGTH,), tl.int64) + wide
     if RULE == "":
         store_nvfp4(
@@ -161,45 +174,13 @@ def fp4_row(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["m", "rows", "eps"])
-def fp4_rows_kernel(
-    x_ptr, residual_ptr, sum_ptr, weight_ptr, data_ptr, scale_ptr, global_ptr, m, rows, k, stride, residual_stride, eps,
-    LENGTH: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, RULE: tl.constexpr, TOKEN: tl.constexpr,
-    ONE_GLOBAL: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, HADAMARD: tl.constexpr,
-    WORDS: tl.constexpr, RESIDUAL_WORDS: tl.constexpr, WEIGHT_WORDS: tl.constexpr, ORDER: tl.constexpr,
-    LOOPED: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """Row p, or (LOOPED) rows p, p + programs, ...; `rows` counts those of padding, whose scales are zero.
+def warps_of(m: int, k: int, length: int) -> int:
+    """64 elements a thread, or 32 where rows are few; a thread has at least one of `length` blocks.
 
-    RULE: of MXFP4, "" for NVFP4, whose global scale is one (ONE_GLOBAL), made here for each row (TOKEN), given for each
-    row, or none (global_ptr is None).
+    At 8192 x 16384 half as many elements took NVFP4 with a global scale for each row from 94 to 152 us (H200).
     """
-    after_previous(EARLY)
-    PARTS: tl.constexpr = BLOCK // 8
-    if NORM:
-        block = tl.arange(0, LENGTH)
-        HALF: tl.constexpr = weight_ptr.dtype.element_ty == tl.float16
-        loaded = load_block(weight_ptr + block * BLOCK, block < k // BLOCK, PARTS, WEIGHT_WORDS)
-        weights = block_values(loaded, PARTS, WEIGHT_WORDS, HALF)
-    else:
-        weights = None
-    if ONE_GLOBAL:
-        encode_scale = tl.load(global_ptr)
-    else:
-        encode_scale = None
-    if LOOPED:
-        for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-            fp4_row(
-                x_ptr, residual_ptr, sum_ptr, weights, data_ptr, scale_ptr, global_ptr, encode_scale, row, m, k, stride,
-                residual_stride, eps, LENGTH, BLOCK, NORM, RULE, TOKEN, TOP, LEAST, SELECT, HADAMARD, WORDS,
-                RESIDUAL_WORDS, ORDER,
-            )  # fmt: skip
-    else:
-        fp4_row(
-            x_ptr, residual_ptr, sum_ptr, weights, data_ptr, scale_ptr, global_ptr, encode_scale, tl.program_id(0), m,
-            k, stride, residual_stride, eps, LENGTH, BLOCK, NORM, RULE, TOKEN, TOP, LEAST, SELECT, HADAMARD, WORDS,
-            RESIDUAL_WORDS, ORDER,
-        )  # fmt: skip
+    each = 64 if m >= _ENOUGH_ROWS else 32
+    return max(1, min(32, length // 32, int(triton.next_power_of_2(k)) // (32 * each)))
 
 
 def _launch(
@@ -217,25 +198,23 @@ def _launch(
     eps: float = 0.0,
     blocked: bool,
     warps: int | None,
-    programs: int | None,
     early: bool,
 ) -> None:
     m, k = x.shape
     block = fmt.block or 1
     length = max(32, (hadamard or block) // block, triton.next_power_of_2(k // block))
     rows = triton.cdiv(m, 128) * 128 if blocked else m
-    turns = rows if programs is None else min(rows, programs)
     one = fmt.levels == 2 and fmt.global_granularity == "tensor"
     with torch.cuda.device_of(x):
-        fp4_rows_kernel[(turns,)](
-            x, residual, total, weight, data, scale, gs, m, rows, k, x.stride(0),
+        fp4_rows_kernel[(rows,)](
+            x, residual, total, weight, data, scale, gs, m, k, x.stride(0),
             0 if residual is None else residual.stride(0), eps, LENGTH=length, BLOCK=block, NORM=weight is not None,
             RULE=fmt.rule, TOKEN=token, ONE_GLOBAL=one, TOP=fmt.scale_max * 6.0, LEAST=fmt.min_scale,
             SELECT=fmt.select, HADAMARD=hadamard or 0, WORDS=words_fit(x),
             RESIDUAL_WORDS=residual is not None and words_fit(residual),
             WEIGHT_WORDS=weight is not None and words_fit(weight[None]),
             ORDER="squares" if blocked else "rows",
-            LOOPED=turns < rows, num_warps=warps or min(32, length // 32), enable_fp_fusion=False,
+            num_warps=warps or warps_of(m, k, length), enable_fp_fusion=False,
             **begins(early, x.device),
         )  # fmt: skip
 
@@ -259,7 +238,6 @@ def nvfp4_token(
     scale_layout: ScaleLayout = "linear",
     outputs: Outputs | None = None,
     warps: int | None = None,
-    programs: int | None = None,
     early: bool = True,
 ) -> QTensor:
     """x [M, K], K a multiple of 16 and of `hadamard`, at most LONGEST -> NVFP4 with a global scale for each row.
@@ -275,7 +253,7 @@ def nvfp4_token(
     if m > 0:
         _launch(
             x, fmt, data, scale, gs, token=global_scale is None, hadamard=hadamard, blocked=scale_layout == "blocked",
-            warps=warps, programs=programs, early=early,
+            warps=warps, early=early,
         )  # fmt: skip
     return QTensor(data, scale, fmt, (m, k), gs, hadamard, scale_layout=scale_layout)
 
@@ -314,7 +292,6 @@ def rms_norm_quantize(
     global_scale: Tensor | float | None = None,
     scale_layout: ScaleLayout = "linear",
     warps: int | None = None,
-    programs: int | None = None,
     early: bool = True,
 ) -> tuple[QTensor, Tensor | None]:
     """x [M, K] and weight [K] -> (norm of x, or of x + residual, in a format of NORMED; that sum, or None).
@@ -335,7 +312,7 @@ def rms_norm_quantize(
     if m > 0:
         _launch(
             x, fmt, data, scale, gs, token=token, weight=weight, residual=residual, total=total, eps=eps,
-            blocked=scale_layout == "blocked", warps=warps, programs=programs, early=early,
+            blocked=scale_layout == "blocked", warps=warps, early=early,
         )  # fmt: skip
     top = gs if gs is None or token else gs.reshape(())
     return QTensor(data, scale, fmt, (m, k), top, scale_layout=scale_layout), total

@@ -38,7 +38,7 @@ from qkernels.triton.fp4_rows import static_or_by_row
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
 from qkernels.triton.launch import check_matrix
 from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
-from qkernels.triton.nvfp4_quantize import store_nvfp4
+from qkernels.triton.nvfp4_codes import store_nvfp4
 
 ACTIVATED = tuple(
     fmt
@@ -152,7 +152,7 @@ def silu_mul_quantize(
     data, scale = written(m, k, fmt, x, scale_layout, None)
     gs, _ = static_or_by_row(fmt, global_scale, x)
     if m > 0:
-        tile = cut(m, k, fmt, elements=128 * block, blocked=scale_layout == "blocked", shape=shape)
+        tile = cut(m, k, fmt, blocked=scale_layout == "blocked", shape=shape)
         with torch.cuda.device_of(x):
             fp4_silu_kernel[(tile.down, tile.across)](
                 x, data, scale, gs, m, k, x.stride(0), **tile.constants, BLOCK=block, RULE=fmt.rule,

@@ -220,7 +220,7 @@ def _launch(
     count = m * (k // BLOCK)
     grid: tuple[int, ...] = (triton.cdiv(m, BLOCK), k // BLOCK)
     if words_fit(x):
-        warps = warps or (4 if rows == 1 else 8)
+        warps = warps or (4 if rows == 1 else 16)
         if rows == 1:
             while parts > 1 and triton.cdiv(count, 2 * warps * parts) < 512:
                 parts //= 2

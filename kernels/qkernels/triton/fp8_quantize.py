@@ -50,7 +50,9 @@ from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits
 from qkernels.triton.fp8_block import fp8_block_quantize
+from qkernels.triton.fp8_held import fp8_held
 from qkernels.triton.fp8_small import choose_small, fp8_small_kernel, is_small
+from qkernels.triton.held import Held, holds
 from qkernels.triton.launch import (
     as_scale,
     check_matrix,
@@ -66,7 +68,7 @@ from qkernels.triton.token_words import Row, choose_words, fp8_token_words_kerne
 TAKES = {FP8: ("scale",), FP8_TOKEN: (), FP8_BLOCK: (), FP8_BLOCK_2D: ()}
 """The formats of these kernels and the options of each."""
 
-STATIC = Flat(block=4096, warps=4)
+STATIC = Flat(block=2048, warps=4)
 DYNAMIC = Flat(block=4096, warps=4)
 """How tensors without gaps are cut under a given and under a computed scale."""
 
@@ -179,6 +181,7 @@ def fp8_quantize(
     scale_out: Tensor | None = None,
     flat: Flat | None = None,
     row: Row | None = None,
+    held: Held | bool | None = None,
     early: bool = True,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32 -> FP8 with scale [1], or FP8_TOKEN with scale [M, 1].
@@ -186,6 +189,7 @@ def fp8_quantize(
     scale           one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor
     out, scale_out  float8_e4m3fn [M, K] and (of a computed scale) float32 [1] or [M, 1] to write into; contiguous
     flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
+    held            how one launch finds the scale of a tensor and uses it (held.py; False: never)
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if per_token and scale is not None:
@@ -207,14 +211,23 @@ def fp8_quantize(
         if m == 0:
             scales.zero_()
     if m > 0:
-        _launch_tensor(x, codes.view(torch.uint8), scales, scale is None, flat, early)
+        _launch_tensor(x, codes.view(torch.uint8), scales, scale is None, flat, held, early)
     return QTensor(codes, scales, FP8, (m, k))
 
 
 def _launch_tensor(
-    x: Tensor, out: Tensor, scales: Tensor, dynamic: bool, flat: Flat | None, early: bool
+    x: Tensor,
+    out: Tensor,
+    scales: Tensor,
+    dynamic: bool,
+    flat: Flat | None,
+    held: Held | bool | None,
+    early: bool,
 ) -> None:
     (m, k), hardware = x.shape, has_e4m3_cast(x.device)
+    if dynamic and flat is None and held is not False and (held or holds(x, 1)):
+        fp8_held(x, out, scales, None if held is True else held)
+        return
     if dynamic and flat is None and is_small(x):
         n, row = x.numel(), choose_small(x.numel())
         with torch.cuda.device_of(x):
@@ -248,7 +261,7 @@ def _launch_token(x: Tensor, out: Tensor, scales: Tensor, row: Row | None, early
     (m, k), hardware = x.shape, has_e4m3_cast(x.device)
     with torch.cuda.device_of(x):
         if row_fits(x):
-            row = (row or choose_words(m, k)).fit(k)
+            row = (row or choose_words(k)).fit(k)
             fp8_token_words_kernel[(m,)](
                 x, out, scales, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
                 EVEN=row.even(k), HARDWARE=hardware, LOAD=row.load, STORE=row.store, EARLY=early,

@@ -51,7 +51,7 @@ from qkernels.triton.token_words import Row, choose_words, int8_token_words_kern
 TAKES = {INT8: ("scale",), INT8_TOKEN: (), INT8_ASYM: ("scale", "zero_point")}
 """The formats of these kernels and the options of each."""
 
-STATIC = Flat(block=4096, warps=4)
+STATIC = Flat(block=2048, warps=4)
 """How tensors without gaps are cut under a given scale."""
 
 
@@ -254,7 +254,7 @@ def _launch_token(
     m, k = x.shape
     with torch.cuda.device_of(x):
         if row_fits(x):
-            row = (row or choose_words(m, k)).fit(k)
+            row = (row or choose_words(k)).fit(k)
             int8_token_words_kernel[(m,)](
                 x, out, scales, zeros, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
                 EVEN=row.even(k), SYMMETRIC=zeros is None, LOAD=row.load, STORE=row.store, EARLY=early,

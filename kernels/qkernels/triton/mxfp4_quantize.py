@@ -40,7 +40,7 @@ import triton.language as tl
 from torch import Tensor
 
 import qbench
-from qkernels.format import E2M1, FORMATS, Format
+from qkernels.format import E2M1, FLOAT32_MAX, FORMATS, Format
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
 from qkernels.tensor import QTensor, ScaleLayout
@@ -74,6 +74,9 @@ TAKES = dict.fromkeys(_BY_RULE.values(), ("hadamard", "scale_layout"))
 def expected(m: int, k: int) -> dict[str, qbench.Expectation]:
     """What the kernel must be compiled to: a block, or of few elements half a block, in one store."""
     return {"mxfp4_parts_kernel": expected_words(64 if m * k <= FEW else 128)}
+
+
+_LARGEST = tl.constexpr(FLOAT32_MAX)
 
 
 @triton.jit
@@ -145,7 +148,9 @@ def store_mxfp4(
     else:
         store_scales(scale_ptr, byte, row, unit, inside, blocks, ORDER == "squares")
     out_ptr = data_ptr + (row * (blocks * SPLIT) + unit) * (4 * PARTS)
-    store_codes(out_ptr, sizes, signs, None, inverse * rest, finite, inside, PARTS)
+    # of a zero block under a norm, 2^127 times 1/sqrt(eps): inf * 0 would be NaN
+    factor = tl.minimum(inverse * rest, _LARGEST)
+    store_codes(out_ptr, sizes, signs, None, factor, finite, inside, PARTS)
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -212,7 +217,7 @@ def mxfp4_quantize(
     if m > 0:
         if halves is None:
             halves = m * k <= FEW and rule != "quest" and not blocked
-        tile = cut(m, k, fmt, elements=4096, blocked=blocked, hadamard=hadamard, shape=shape, halves=halves)
+        tile = cut(m, k, fmt, blocked=blocked, hadamard=hadamard, shape=shape, halves=halves)
         with torch.cuda.device_of(x):
             mxfp4_parts_kernel[(tile.down, tile.across)](
                 x, data, scale, m, k, x.stride(0), **tile.constants, HADAMARD=hadamard or 0, RULE=rule,

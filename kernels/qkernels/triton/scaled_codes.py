@@ -34,18 +34,24 @@ def to_e4m3(y, HARDWARE: tl.constexpr):
 
 
 @triton.jit
+def scale_of_tensor(amax):
+    """(s, NaN where amax is not finite; fp32 1/s; is amax finite?)."""
+    finite = magnitude_bits(amax) < 0x7F800000
+    scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
+    return scale, tl.minimum(tl.div_rn(1.0, scale), _LARGEST), finite
+
+
+@triton.jit
 def tensor_scale(scale_ptr, partial_ptr, PARTIALS: tl.constexpr):
     """(fp32 1/s, is the tensor finite?) of FP8: s is given, or (PARTIALS > 0) amax/448 and written by one program."""
     if PARTIALS > 0:
-        amax = largest(partial_ptr, PARTIALS)
-        finite = magnitude_bits(amax) < 0x7F800000
-        scale = tl.where(finite, tl.div_rn(amax, 448.0), float("nan"))
+        scale, inverse, finite = scale_of_tensor(largest(partial_ptr, PARTIALS))
         if tl.program_id(0) + tl.program_id(1) == 0:
             tl.store(scale_ptr, scale)
     else:
         finite = True
-        scale = tl.load(scale_ptr)
-    return tl.minimum(tl.div_rn(1.0, scale), _LARGEST), finite
+        inverse = tl.minimum(tl.div_rn(1.0, tl.load(scale_ptr)), _LARGEST)
+    return inverse, finite
 
 
 @triton.jit

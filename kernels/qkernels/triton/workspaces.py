@@ -82,6 +82,13 @@ def workspace(device: torch.device, floats: int) -> tuple[Tensor, Tensor]:
     return nothing, nothing.view(torch.int32)
 
 
+def counters(device: torch.device) -> Tensor:
+    """int32 [1024], all zero, which every launch leaves at zero: of this device and stream; new ones where none is."""
+    if device.type != "cuda":
+        return torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
+    return _workspace(device).take(0)[1]
+
+
 def reserve(device: torch.device) -> None:
     """Allocate now what launches on a device share. Waits for it, once."""
     _workspace(device).reserve()

@@ -26,6 +26,27 @@ MUTANTS = (
         count=2,
     ),
     _a(
+        "amax-last-of-a-group-not-waited-for",
+        "== members - 1:",
+        "== members - 2:",
+        "the last program but one of a group reads before the last has written",
+        "amax",
+    ),
+    _a(
+        "amax-groups-of-one-size",
+        "(tl.num_programs(0) - group + _GROUPS - 1) // _GROUPS",
+        "tl.num_programs(0) // _GROUPS",
+        "groups with a program more than others lose its maximum",
+        "amax",
+    ),
+    _a(
+        "amax-numbers-of-groups-overlap",
+        "partial_ptr + _GROUPS + group * MEMBERS",
+        "partial_ptr + _GROUPS + group",
+        "programs of two groups write to one place",
+        "amax",
+    ),
+    _a(
         "amax-rows-and-columns-exchanged",
         "        row = (tile // across) * ROWS + rows\n        column = (tile % across) * COLUMNS + columns\n",
         "        row = (tile % across) * ROWS + rows\n        column = (tile // across) * COLUMNS + columns\n",

@@ -166,8 +166,8 @@ MUTANTS = (
     ),
     _m(
         "mx-nonfinite-codes-left",
-        "inverse * rest, finite, inside, PARTS)",
-        "inverse * rest, inside, inside, PARTS)",
+        "factor, finite, inside, PARTS)",
+        "factor, inside, inside, PARTS)",
         "codes under a NaN scale are not 0",
         "quantizer:nonfinite",
         "mxfp4 floor",

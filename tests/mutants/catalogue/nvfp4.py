@@ -114,18 +114,11 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-last-block-unwritten",
-        "(block < k // 16)",
-        "(block < k // 16 - 1)",
+        "(block < blocks)",
+        "(block < blocks - 1)",
         "the end of each row is never written",
         "quantizer:stale",
         "nvfp4_1l",
-    ),
-    _m(
-        "nvfp4-tiles-in-turn-skipped",
-        "range(tile, down, tl.num_programs(0))",
-        "range(tile, down - 1, tl.num_programs(0))",
-        "the last of the tiles that programs take in turn is left out",
-        "layouts",
     ),
     _m(
         "nvfp4-always-one-level",

@@ -103,12 +103,13 @@ MUTANTS = (
         "quantizer:stale",
         "nvfp4_token",
     ),
-    _r(
-        "token-rows-in-turn-skipped",
-        "range(tl.program_id(0), rows, tl.num_programs(0))",
-        "range(tl.program_id(0), rows - 1, tl.num_programs(0))",
-        "the last of the rows that programs take in turn is left out",
+    Mutant(
+        "norm-of-zeros-overflows",
+        "tl.minimum(inverse * rest, _LARGEST)",
+        "inverse * rest",
+        "a row of zeros is multiplied by infinity, and its codes are those of NaN",
         "norms",
+        file="qkernels/triton/mxfp4_quantize.py",
     ),
     _r(
         "norm-mean-of-the-padded-row",
