@@ -1,0 +1,66 @@
+"""Models: the layer shapes that are swept, and whole models whose linear layers are swapped for quantized ones.
+
+    model = qkernels.models.build("tiny-llama", device="cpu")           # or load("path/to/a/model")
+    report = qkernels.models.swap(model, "nvfp4-w4a16")                 # in place
+    print(report.table())
+
+transformers and safetensors are imported when they are first needed: `pip install pytest-qbench[models]`.
+"""
+
+from __future__ import annotations
+
+from .shapes import (
+    COMMAND_A,
+    CONFIGS,
+    DEEPSEEK_CODER_V2_LITE,
+    DEFAULT_BATCH_SIZES,
+    FULL_BATCH_SIZES,
+    LLAMA_2_7B,
+    LLAMA_2_13B,
+    LLAMA_2_70B,
+    LLAMA_3_1_8B,
+    LLAMA_3_1_8B_INSTRUCT,
+    LLAMA_3_1_405B,
+    LLAMA_3_3_70B,
+    LLAMA_3_8B,
+    MISTRAL_7B,
+    MISTRAL_LARGE_2407,
+    MODELS,
+    NEMOTRON_NANO_9B_V2,
+    QWEN_2_5_7B,
+    QWEN_2_5_32B,
+    QWEN_2_5_72B,
+    AxisValue,
+    Model,
+    from_config,
+    get_model,
+    sweep,
+)
+
+__all__ = [
+    "COMMAND_A",
+    "CONFIGS",
+    "DEEPSEEK_CODER_V2_LITE",
+    "DEFAULT_BATCH_SIZES",
+    "FULL_BATCH_SIZES",
+    "LLAMA_2_7B",
+    "LLAMA_2_13B",
+    "LLAMA_2_70B",
+    "LLAMA_3_1_8B",
+    "LLAMA_3_1_8B_INSTRUCT",
+    "LLAMA_3_1_405B",
+    "LLAMA_3_3_70B",
+    "LLAMA_3_8B",
+    "MISTRAL_7B",
+    "MISTRAL_LARGE_2407",
+    "MODELS",
+    "NEMOTRON_NANO_9B_V2",
+    "QWEN_2_5_7B",
+    "QWEN_2_5_32B",
+    "QWEN_2_5_72B",
+    "AxisValue",
+    "Model",
+    "from_config",
+    "get_model",
+    "sweep",
+]
