@@ -161,8 +161,7 @@ def _measure(bench: Bench, request: Request, cases: dict[str, Case], answers: IO
         if name in request.inject_ns:
             case = inject(case, request.inject_ns[name])
         try:
-            times, _ = bench.measure(case)
-            outcome = Outcome(name, "ok", times)
+            outcome = Outcome(name, "ok", bench.measure(case).times)
         except Unsupported as error:
             outcome = Outcome(name, "unsupported", reason=str(error))
         except WrongResult as error:

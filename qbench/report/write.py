@@ -34,10 +34,13 @@ def write_report(directory: Path, run: Run) -> Written:
 
 
 def results_csv(run: Run) -> str:
-    """One flat row per result; an axis that a result lacks is empty."""
-    axes = list(dict.fromkeys(name for result in run.results for name in result.axes))
+    """One flat row per result; an axis, figure or label that a result lacks is empty."""
+    names = [
+        list(dict.fromkeys(name for result in run.results for name in each(result)))
+        for each in (lambda r: r.axes, lambda r: r.figures, lambda r: r.labels)
+    ]
     out = StringIO()
-    rows = [_row(run, result, axes) for result in run.results]
+    rows = [_row(run, result, *names) for result in run.results]
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -45,7 +48,9 @@ def results_csv(run: Run) -> str:
     return out.getvalue()
 
 
-def _row(run: Run, result: Result, axes: list[str]) -> dict[str, object]:
+def _row(
+    run: Run, result: Result, axes: list[str], figures: list[str], labels: list[str]
+) -> dict[str, object]:
     times, judged = result.times, result.judgement
     return {
         "at": run.at,
@@ -67,6 +72,8 @@ def _row(run: Run, result: Result, axes: list[str]) -> dict[str, object]:
         "ns_per_element": result.ns_per_element,
         "percent_of_matmul": run.percent_of_matmul(result),
         "percent_of_memory": run.percent_of_memory(result),
+        **{f"figure_{name}": result.figures.get(name) for name in figures},
+        **{f"label_{name}": result.labels.get(name) for name in labels},
         "samples": times and times.samples,
         "launches": times and times.launches,
         "copies": times and times.copies,
