@@ -9,6 +9,9 @@ transformers and safetensors are imported when they are first needed: `pip insta
 
 from __future__ import annotations
 
+from .build import PRESETS, build, load
+from .codes import CodesLinear
+from .recipe import RECIPES, Recipe, get_recipe
 from .shapes import (
     COMMAND_A,
     CONFIGS,
@@ -36,6 +39,7 @@ from .shapes import (
     get_model,
     sweep,
 )
+from .swap import LayerReport, SwapReport, calibrate, swap
 
 __all__ = [
     "COMMAND_A",
@@ -55,12 +59,23 @@ __all__ = [
     "MISTRAL_LARGE_2407",
     "MODELS",
     "NEMOTRON_NANO_9B_V2",
+    "PRESETS",
     "QWEN_2_5_7B",
     "QWEN_2_5_32B",
     "QWEN_2_5_72B",
+    "RECIPES",
     "AxisValue",
+    "CodesLinear",
+    "LayerReport",
     "Model",
+    "Recipe",
+    "SwapReport",
+    "build",
+    "calibrate",
     "from_config",
     "get_model",
+    "get_recipe",
+    "load",
+    "swap",
     "sweep",
 ]
