@@ -1,0 +1,1 @@
+"""Whole models: how fast they run, and how right they stay."""
