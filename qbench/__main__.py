@@ -17,7 +17,9 @@ from qbench.gate.cli import add_commands, share
 from qbench.result import DataError, read_run
 
 if TYPE_CHECKING:
+    from qbench.model.compare import Inputs
     from qbench.report.write import Written
+    from qbench.result import Run
 
 EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
 _EPILOG = """exit codes:
@@ -25,7 +27,7 @@ _EPILOG = """exit codes:
   1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B;
      `gate`: a case is slower, or broken or lost on the candidate; `record`: a case was not stored
   2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
-     with --fail-over: different devices); nothing collected
+     with --fail-over: different devices; whole models: unequal token counts, different problems); nothing collected
   3  `gate`, `record`: could not measure; no verdict
 """
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "devices":
             return devices(args.baselines)
         if args.command == "compare":
-            return compare_files(args.a, args.b, args.fail_over)
+            return compare_files(args)
         if args.command == "spread":
             return spread(args.baselines, args.runs)
         if args.command == "floor":
@@ -115,12 +117,30 @@ def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
     return EXIT_OK
 
 
-def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
+def compare_files(args: argparse.Namespace) -> int:
+    """Two runs case by case, B against A; or whole models, as soon as there is anything about them."""
+    from qbench.model.compare import read_inputs
+
+    if args.fail_over is None and (args.sample or args.files):
+        inputs = read_inputs(args.files)
+        models_only = args.sample or args.markdown or args.output or len(inputs.runs) != 2
+        if inputs.has_models or models_only:
+            return compare_whole_models(inputs, args)
+        return compare_runs(inputs.runs, None)
+    if len(args.files) != 2 or args.sample or args.markdown or args.output:
+        raise CannotCombine(
+            "give files to compare; --fail-over takes two results.json and no option of whole models"
+        )
+    return compare_runs([(str(path), read_run(path)) for path in args.files], args.fail_over)
+
+
+def compare_runs(runs: Sequence[tuple[str, Run]], fail_over: float | None) -> int:
     """Print b against a; exit 1 when `fail_over` (0.05 = 5%) is given and exceeded."""
     from qbench.report.comparison import comparison_text, failures_text
 
-    found = compare(read_run(a), read_run(b))
-    print(comparison_text(found, str(a), str(b)), end="")
+    (a, first), (b, second) = runs
+    found = compare(first, second)
+    print(comparison_text(found, a, b), end="")
     if fail_over is None:
         return EXIT_OK
     if not found.same_device:
@@ -130,6 +150,35 @@ def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
     slower, broken = found.slower(fail_over), found.broken
     print(failures_text(slower, broken, found.only_a, fail_over), end="")
     return EXIT_SLOWER if slower or broken or found.only_a else EXIT_OK
+
+
+def compare_whole_models(inputs: Inputs, args: argparse.Namespace) -> int:
+    """Print the comparison of whole models, and write it with its plots where a folder is given."""
+    from dataclasses import replace
+
+    from qbench.model.compare import compare_models, comparison_markdown, comparison_terminal
+    from qbench.model.compare.write import write_comparison
+    from qbench.model.sample import PATH, nemotron_nano_9b_v2
+
+    if args.sample:
+        inputs = replace(inputs, published=(*inputs.published, (str(PATH), nemotron_nano_9b_v2())))
+    found = compare_models(
+        inputs,
+        baseline=args.baseline,
+        allow_unequal_tokens=args.allow_unequal_tokens,
+        allow_published=args.sample,
+    )
+    plots: list[Path] = []
+    if args.output:
+        written = write_comparison(args.output, found)
+        plots = list(written.shown)
+        for line in (written.note, f"{len(written.files)} files in {args.output}"):
+            print(line, end="\n" if line else "", file=sys.stderr)
+    if args.markdown:
+        print(comparison_markdown(found, tuple(path.as_posix() for path in plots)), end="")
+    else:
+        print(comparison_terminal(found), end="")
+    return EXIT_OK
 
 
 def spread(root: Path, least_runs: int) -> int:
@@ -225,10 +274,9 @@ def _parser() -> argparse.ArgumentParser:
         ("providers", "list each op/provider with its number of cases; all arguments go to pytest"),
     ):
         add(name, text).add_argument("pytest_args", nargs="*", help="paths and options, as for pytest")
-    command = add("compare", "ratios of two results.json, B over A")
-    command.add_argument("a", type=Path, metavar="A.json")
-    command.add_argument("b", type=Path, metavar="B.json")
-    command.add_argument("--fail-over", type=share, metavar="5%", help="exit 1 when a case is slower by more")
+    _add_compare(
+        add("compare", "ratios of two results.json, B over A; or whole models across any number of files")
+    )
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
     command.add_argument(
@@ -255,6 +303,39 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
     add_commands(add)
     return parser
+
+
+def _add_compare(command: argparse.ArgumentParser) -> None:
+    """Files come first and decide: anything about whole models in them, and whole models are compared."""
+    command.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE.json",
+        help="results.json; for whole models also accuracy files and published tables",
+    )
+    command.add_argument(
+        "--fail-over",
+        type=share,
+        metavar="5%",
+        help="of two results.json: case by case, and exit 1 when a case is slower by more",
+    )
+    models = command.add_argument_group("whole models (files with model_prefill or model_decode results)")
+    models.add_argument(
+        "--baseline", default="bf16", metavar="RECIPE", help="speedups are over it (default: bf16)"
+    )
+    models.add_argument(
+        "--allow-unequal-tokens",
+        action="store_true",
+        help="warn instead of refusing; speedups in wall time stand beside those in tokens/s",
+    )
+    models.add_argument("--markdown", action="store_true", help="print a Markdown section, as for a README")
+    models.add_argument(
+        "-o", dest="output", type=Path, metavar="DIR", help="write comparison.md and the plots there"
+    )
+    models.add_argument(
+        "--sample", action="store_true", help="add a published table, whose counts are unequal"
+    )
 
 
 if __name__ == "__main__":
