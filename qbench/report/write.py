@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -35,17 +36,21 @@ def write_report(directory: Path, run: Run) -> Written:
 
 def results_csv(run: Run) -> str:
     """One flat row per result; an axis, figure or label that a result lacks is empty."""
-    names = [
-        list(dict.fromkeys(name for result in run.results for name in each(result)))
-        for each in (lambda r: r.axes, lambda r: r.figures, lambda r: r.labels)
-    ]
+    axes = _names(result.axes for result in run.results)
+    figures = _names(result.figures for result in run.results)
+    labels = _names(result.labels for result in run.results)
     out = StringIO()
-    rows = [_row(run, result, *names) for result in run.results]
+    rows = [_row(run, result, axes, figures, labels) for result in run.results]
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return out.getvalue()
+
+
+def _names(each: Iterable[Mapping[str, object]]) -> list[str]:
+    """Every name once, in the order they come."""
+    return list(dict.fromkeys(name for facts in each for name in facts))
 
 
 def _row(

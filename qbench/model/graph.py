@@ -1,0 +1,67 @@
+"""One compiled graph of a whole decoding step, and the proof that it is one.
+
+A graph break, a recompilation or a step that was not captured costs more than the kernels under test save, and shows
+in nothing but the time. So the counters of torch.compile are read: one graph, no break, nothing that kept it from
+being captured into a CUDA graph, and still one graph after timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+Mode = Literal["graph", "traced", "eager"]
+
+
+class NotOneGraph(RuntimeError):
+    """The step could not be compiled into one graph, was compiled again, or was not captured."""
+
+
+def compiled(step: Callable[..., None], mode: Mode) -> Callable[..., None]:
+    """The step under torch.compile; "traced" runs the one traced graph op by op, which any machine can.
+
+    What was compiled before is forgotten: a process that measures many models would otherwise run into the limit of
+    compilations of one function, and keep the graphs' memory.
+    """
+    torch.compiler.reset()
+    _counters().clear()
+    options: dict[str, Any] = {"mode": "reduce-overhead"} if mode == "graph" else {"backend": "eager"}
+    return torch.compile(step, fullgraph=True, dynamic=False, **options)
+
+
+def assert_one_graph(mode: Mode, when: str) -> None:
+    """Raises NotOneGraph with what torch.compile counted, unless it is one graph without breaks or skipped capture."""
+    counters = _counters()
+    graphs = int(counters["stats"]["unique_graphs"])
+    breaks = {str(reason): count for reason, count in counters["graph_break"].items() if count}
+    skipped = int(counters["inductor"]["cudagraph_skips"])
+    problems = []
+    if graphs != 1:
+        problems.append(f"{graphs} graphs instead of 1")
+    if breaks:
+        problems.append(f"{sum(breaks.values())} graph breaks ({'; '.join(breaks)[:500]})")
+    if skipped:
+        problems.append(f"{skipped} graphs kept from being captured (TORCH_LOGS=perf_hints says why)")
+    if mode == "graph" and not problems and not _captured():
+        problems.append("no CUDA graph was recorded")
+    if problems:
+        raise NotOneGraph(f"the decoding step is not one compiled graph {when}: {', '.join(problems)}")
+
+
+def _captured() -> bool:
+    """Has Inductor recorded a CUDA graph on the current device? True where this torch does not tell."""
+    try:
+        from torch._inductor.cudagraph_trees import get_container
+
+        manager = get_container(torch.cuda.current_device()).tree_manager
+        return manager is not None and any(manager.roots.values())
+    except (ImportError, AttributeError):
+        return True
+
+
+def _counters() -> Any:
+    from torch._dynamo.utils import counters
+
+    return counters
