@@ -9,6 +9,9 @@ transformers and safetensors are imported when they are first needed: `pip insta
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .build import PRESETS, build, load
 from .codes import CodesLinear
 from .recipe import RECIPES, Recipe, get_recipe
@@ -39,7 +42,12 @@ from .shapes import (
     get_model,
     sweep,
 )
+from .support import ProbeError, Support, probe, support
 from .swap import LayerReport, SwapReport, calibrate, swap
+
+if TYPE_CHECKING:
+    from .checkpoint import load_compressed
+    from .hf import QKernelsConfig, attach
 
 __all__ = [
     "COMMAND_A",
@@ -68,14 +76,30 @@ __all__ = [
     "CodesLinear",
     "LayerReport",
     "Model",
+    "ProbeError",
+    "QKernelsConfig",
     "Recipe",
+    "Support",
     "SwapReport",
+    "attach",
     "build",
     "calibrate",
     "from_config",
     "get_model",
     "get_recipe",
     "load",
+    "load_compressed",
+    "probe",
+    "support",
     "swap",
     "sweep",
 ]
+
+_LATER = {"QKernelsConfig": "hf", "attach": "hf", "load_compressed": "checkpoint"}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs transformers is imported when it is first asked for."""
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -112,7 +112,8 @@ def build(
 def load(path: str | Path, *, device: torch.device | str, dtype: torch.dtype | None = None) -> Any:
     """The causal LM of a local folder (config.json and safetensors), in eval mode on the device; dtype: the file's.
 
-    Quantized as its config says where that names a quantizer that transformers knows. FileNotFoundError for no folder.
+    Saved with QKernelsConfig, or in NVFP4 or MXFP4 by compressed-tensors, its layers are CodesLinear: `swap` makes them
+    fast. FileNotFoundError for no such folder.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -120,6 +121,13 @@ def load(path: str | Path, *, device: torch.device | str, dtype: torch.dtype | N
             f"no model at {folder}: give a local folder with config.json; nothing is downloaded"
         )
     transformers = _transformers()
+    from . import checkpoint, hf
+
+    assert (
+        hf.METHOD
+    )  # importing it is what transformers needs, to know models saved with this package's quantizer
+    if checkpoint.is_compressed(folder):
+        return checkpoint.load_compressed(folder, device=device, dtype=dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto" if dtype is None else dtype, local_files_only=True
     )

@@ -107,11 +107,11 @@ def swap(
     """
     recipe = get_recipe(recipe)
     reports = []
-    for names in _linear_layers(model, only):
+    for names in linear_layers(model, only):
         module = model.get_submodule(names[0])  # one at a time: what is replaced is freed before the next
         assert isinstance(module, nn.Linear | CodesLinear)
         n, k, before = module.out_features, module.in_features, module_bytes(module)
-        if reason := _skip_reason(model, names[0], module, recipe):
+        if reason := skip_reason(model, names[0], module, recipe):
             placed = Placed(module, "torch", "none")
         else:
             dtype = _dtype(module, model)
@@ -168,7 +168,7 @@ def module_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
 
 
-def _linear_layers(model: nn.Module, only: Sequence[str]) -> list[tuple[str, ...]]:
+def linear_layers(model: nn.Module, only: Sequence[str] = ("*",)) -> list[tuple[str, ...]]:
     """The names of each layer to look at, in the model's order; several where a module has several."""
     found: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -177,7 +177,7 @@ def _linear_layers(model: nn.Module, only: Sequence[str]) -> list[tuple[str, ...
     return [tuple(names) for names in found.values()]
 
 
-def _skip_reason(model: nn.Module, name: str, module: nn.Linear | CodesLinear, recipe: Recipe) -> str:
+def skip_reason(model: nn.Module, name: str, module: nn.Linear | CodesLinear, recipe: Recipe) -> str:
     if isinstance(module, CodesLinear):
         return ""
     if recipe.weight_format is None:
@@ -203,7 +203,7 @@ def _tied(model: nn.Module, module: nn.Linear) -> str:
     """The name of another module that holds the same parameter, or ""."""
     for name, other in model.named_modules():
         if other is not module and any(p is module.weight for p in other.parameters(recurse=False)):
-            return name
+            return str(name)
     return ""
 
 
