@@ -3,7 +3,7 @@
 from qbench.model.compare.entries import Entry, Problem, Workload
 from qbench.model.compare.join import Comparison, compare_models
 from qbench.model.compare.read import Inputs, read_inputs
-from qbench.model.compare.tables import comparison_markdown, comparison_terminal
+from qbench.model.compare.text import comparison_markdown, comparison_terminal
 from qbench.model.compare.tokens import UnequalTokens
 
 __all__ = [

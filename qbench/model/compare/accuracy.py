@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qbench.compare import CannotCombine
 from qbench.model.accuracy import Accuracy
-from qbench.model.compare.entries import gpu_name, published_gpu
+from qbench.model.compare.gpus import published_gpu
 from qbench.model.compare.rates import Difference, interval, of_counts, per_problem
 from qbench.model.compare.read import Inputs
 
@@ -74,7 +74,8 @@ class _Answers:
 
 def accuracy_groups(inputs: Inputs, baseline: str) -> tuple[AccuracyGroup, ...]:
     """Join. Raises CannotCombine for different problems under one task, or one recipe measured twice on one GPU."""
-    found = [_of_file(source, each) for source, each in inputs.accuracies]
+    gpus = inputs.gpus
+    found = [_of_file(source, each, gpus[each.device.key]) for source, each in inputs.accuracies]
     for source, table in inputs.published:
         for line in table.rows:
             if line.correct is not None and line.of is not None:
@@ -88,17 +89,17 @@ def accuracy_groups(inputs: Inputs, baseline: str) -> tuple[AccuracyGroup, ...]:
         members = [each for each in found if each.key == key]
         _same_problems(members)
         _once_each(members)
-        gpus = list(dict.fromkeys(each.gpu for each in members))
-        members.sort(key=lambda each: (gpus.index(each.gpu), each.recipe != baseline))
+        order = list(dict.fromkeys(each.gpu for each in members))
+        members.sort(key=lambda each: (order.index(each.gpu), each.recipe != baseline))
         rows = tuple(_row(each, _baseline(each, members, baseline)) for each in members)
         groups.append(AccuracyGroup(key[0], key[1], members[0].of, rows, published=key[2]))
     return tuple(groups)
 
 
-def _of_file(source: str, each: Accuracy) -> _Answers:
+def _of_file(source: str, each: Accuracy, gpu: str) -> _Answers:
     right, of = sum(each.correct), len(each.correct)
     return _Answers(
-        gpu_name(each.device),
+        gpu,
         each.model,
         each.recipe,
         each.task,

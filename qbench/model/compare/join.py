@@ -7,19 +7,17 @@ each step) has times but no speedup: its time is that of the emulation. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePath
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from qbench.compare import CannotCombine
 from qbench.model.compare.accuracy import AccuracyGroup, accuracy_groups
-from qbench.model.compare.entries import Entry, Workload, gpu_name, published_entries, run_entries
+from qbench.model.compare.entries import Entry, Workload
+from qbench.model.compare.gather import different_methods, different_modes, different_versions, gather
 from qbench.model.compare.read import Inputs
 from qbench.model.compare.tokens import UnequalTokens, check_tokens
-from qbench.result import Run
 
 BASELINE = "bf16"
-MUST_AGREE = ("torch", "triton", "transformers", "cuda", "driver")
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,8 @@ def compare_models(
             warnings += said
             rows.append(_row(entry, base, baseline))
         groups.append(Group(model, workload, _ordered(rows, baseline)))
-    warnings += [*_modes(entries), *_versions([run for _, run in inputs.runs])]
+    warnings += [*different_modes(entries), *different_methods(entries)]
+    warnings += different_versions([run for _, run in inputs.runs])
     others = sum(not result.op.startswith("model_") for _, run in inputs.runs for result in run.results)
     notes = [
         note for _, table in inputs.published for note in (f"{table.title}. {table.source}", *table.notes)
@@ -116,47 +115,11 @@ def compare_models(
     )
 
 
-def gather(inputs: Inputs) -> list[Entry]:
-    """All entries. Runs of one GPU are parts of one side, unless they measured the same thing: then each is a side."""
-    by_gpu: dict[str, list[tuple[str, list[Entry]]]] = {}
-    keys: dict[str, str] = {}
-    for source, run in inputs.runs:
-        gpu = gpu_name(run.device)
-        if keys.setdefault(gpu, run.device.key) != run.device.key:  # one name and capability, another chip
-            gpu = f"{gpu[:-1]}, {run.device.units} SMs, {run.device.memory_gib} GiB)"
-        by_gpu.setdefault(gpu, []).append((source, run_entries(run, gpu, source)))
-    entries: list[Entry] = []
-    for parts in by_gpu.values():
-        every = [_key(entry) for _, part in parts for entry in part]
-        if len(set(every)) == len(every):
-            entries += [entry for _, part in parts for entry in part]
-            continue
-        for name, (_, part) in zip(_apart([source for source, _ in parts]), parts, strict=True):
-            entries += [replace(entry, gpu=f"{entry.gpu} [{name}]") for entry in part]
-    for _, table in inputs.published:
-        entries += published_entries(table)
-    return entries
-
-
 def _known(baseline: str, recipes: Sequence[str]) -> None:
     """The default may be missing, and then there are no speedups; another one was meant."""
     if baseline != BASELINE and baseline not in recipes:
         known = ", ".join(dict.fromkeys(recipes))
         raise CannotCombine(f"no recipe {baseline!r} to compare with in these files; they hold {known}")
-
-
-def _key(entry: Entry) -> tuple[str, str, str, Workload]:
-    return entry.gpu, entry.model, entry.recipe, entry.workload
-
-
-def _apart(sources: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: folders, for results.json is what most files are called."""
-    parts = [PurePath(source).with_suffix("").parts for source in sources]
-    for length in range(1, max(len(each) for each in parts) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise CannotCombine(f"{sources[0]} was given twice; give each file once")
 
 
 def _baseline_of(
@@ -215,31 +178,3 @@ def _ordered(rows: Sequence[Row], baseline: str) -> tuple[Row, ...]:
 
 def _sizes(workload: Workload) -> tuple[int, int, int]:
     return workload.batch or 0, workload.prompt or 0, workload.new or 0
-
-
-def _modes(entries: Iterable[Entry]) -> list[str]:
-    """One recipe's name over different kernels compares kernels as well as GPUs."""
-    modes: dict[tuple[str, str], dict[str, str]] = {}
-    for entry in entries:
-        if entry.problem is None:
-            modes.setdefault((entry.model, entry.recipe), {}).setdefault(
-                entry.mode or "not stated", entry.gpu
-            )
-    return [
-        f"DIFFERENT KERNELS UNDER ONE NAME: {recipe} of {model} is {_all(f'{m} on {gpu}' for m, gpu in found.items())}"
-        for (model, recipe), found in modes.items()
-        if len(found) > 1
-    ]
-
-
-def _versions(runs: Sequence[Run]) -> list[str]:
-    said = []
-    for name in MUST_AGREE:
-        values = dict.fromkeys(run.versions[name] for run in runs if name in run.versions)
-        if len(values) > 1:
-            said.append(f"DIFFERENT VERSIONS: {name} {_all(values)}")
-    return said
-
-
-def _all(words: Iterable[str]) -> str:
-    return " and ".join(words)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qbench.model.accuracy import Accuracy, read_accuracy
-from qbench.model.compare.entries import DECODE, PREFILL
+from qbench.model.compare.gpus import gpu_names
+from qbench.model.compare.measured import DECODE, PREFILL
 from qbench.model.compare.published import Published, read_published
 from qbench.result import DataError, Run, read_json, read_run
 
@@ -22,6 +23,12 @@ class Inputs:
     runs: tuple[tuple[str, Run], ...] = ()
     accuracies: tuple[tuple[str, Accuracy], ...] = ()
     published: tuple[tuple[str, Published], ...] = ()
+
+    @property
+    def gpus(self) -> dict[str, str]:
+        """What each device is called, by its key: the same in all tables."""
+        devices = [run.device for _, run in self.runs]
+        return gpu_names([*devices, *(each.device for _, each in self.accuracies)])
 
     @property
     def has_models(self) -> bool:

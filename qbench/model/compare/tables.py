@@ -14,8 +14,6 @@ from qbench.model.compare.entries import Entry, Problem
 from qbench.model.compare.join import Comparison, Group, Row
 from qbench.model.compare.tokens import count
 from qbench.report.cells import STATUS, Grid, number
-from qbench.report.markdown import escape, grid_markdown
-from qbench.report.table import render_grid
 
 SIGNIFICANT = 0.05
 LEFT = frozenset({"GPU", "recipe", "mode", "backend", "test"})
@@ -125,25 +123,6 @@ def grids(comparison: Comparison) -> Iterator[Grid]:
     yield from (accuracy_grid(comparison, group, reasons) for group in comparison.accuracy)
 
 
-def comparison_terminal(comparison: Comparison) -> str:
-    """Warnings before and after the tables, where they cannot be missed."""
-    loud = "".join(f"!! {warning}\n" for warning in comparison.warnings)
-    tables = "\n".join(render_grid(grid) for grid in grids(comparison))
-    notes = "".join(f"{note}\n" for note in comparison.notes)
-    return "\n".join(part for part in (loud, tables, notes, loud) if part)
-
-
-def comparison_markdown(comparison: Comparison, plots: tuple[str, ...] = ()) -> str:
-    """A section for a README: warnings, each table under its title, the plots by path, where the numbers are from."""
-    parts = ["## Whole models\n"]
-    parts += [f"> **{escape(warning)}**\n" for warning in comparison.warnings]
-    parts += [f"![{_alt(path)}]({path.replace(' ', '%20')})\n" for path in plots]
-    for grid in grids(comparison):
-        parts += [f"### {escape(grid.title)}\n", grid_markdown(grid)]
-    parts += ["".join(f"- {escape(note)}\n" for note in comparison.notes)] if comparison.notes else []
-    return "\n".join(parts)
-
-
 def points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
@@ -207,7 +186,3 @@ def _accuracy_cells(row: AccuracyRow, baseline: str) -> tuple[str, ...]:
 
 def _listed(used: dict[int, str]) -> list[str]:
     return [f"({number}) {reason}" for number, reason in sorted(used.items())]
-
-
-def _alt(path: str) -> str:
-    return path.rsplit("/", 1)[-1].removesuffix(".png").replace("_", " ")

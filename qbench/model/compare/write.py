@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qbench.model.compare.figures import accuracy_png, combined_png, throughput_png
 from qbench.model.compare.join import Comparison
-from qbench.model.compare.tables import comparison_markdown
+from qbench.model.compare.text import comparison_markdown
 from qbench.report.plots import have_matplotlib
 from qbench.result import write_atomic
 
