@@ -20,6 +20,11 @@ def config_of(model: nn.Module) -> Any:
     return model.config
 
 
+def text_config(model: nn.Module) -> Any:
+    """That of the part that writes text, where a model has several."""
+    return config_of(model).get_text_config(decoder=True)
+
+
 def static_cache(model: nn.Module, length: int) -> Any:
     """An empty cache for `length` tokens; its tensors are made by the first forward that uses it."""
     from transformers import StaticCache

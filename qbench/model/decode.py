@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from qbench.model.cache import config_of, forward, prompt_tokens, static_cache
+from qbench.model.cache import forward, prompt_tokens, static_cache, text_config
 from qbench.model.graph import Mode, NotOneGraph, assert_one_graph, compiled
 
 
@@ -39,7 +39,7 @@ class Decoder:
         weight = next(model.parameters())
         self.device = weight.device
         self.mode: Mode = mode or ("graph" if self.device.type == "cuda" else "eager")
-        vocabulary = int(config_of(model).get_text_config(decoder=True).vocab_size)
+        vocabulary = int(text_config(model).vocab_size)
         self.cache = static_cache(model, prompt + new)
         self.history = torch.zeros(batch, prompt + 1 + new, dtype=torch.int64, device=self.device)
         self.history[:, :prompt] = prompt_tokens(vocabulary, batch, prompt, seed)
