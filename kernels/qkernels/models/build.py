@@ -89,6 +89,7 @@ def build(
     """A transformers causal LM of that shape, with random weights, in eval mode.
 
     preset   a name of PRESETS, or its part after the slash, in any letter case ("llama-3.1-8b")
+    device   where its weights are made; on "meta" they are shapes alone
     layers   the first so many of its layers: one layer of 70B fits where 80 do not
     seed     the same seed, device type and dtype give the same weights, of a layer whatever `layers` is
     ValueError for an unknown preset or number of layers, ImportError that says what to install.
@@ -155,7 +156,7 @@ def _config(preset: str, layers: int | None) -> dict[str, Any]:
 def _randomise(model: nn.Module, seed: int, *, tied: bool) -> None:
     """Linear weights of variance 1/K, which keeps activations near 1 at every depth; embeddings of variance 1."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.is_meta:
             unit = isinstance(module, nn.Embedding) and not tied
             weight = module.weight
             text = f"{seed}/{name}".encode()
