@@ -28,7 +28,9 @@ def main(argv: list[str]) -> None:
     recipe = Recipe(**{**fields, "skip": tuple(fields["skip"])})
     torch.manual_seed(0)
     plain = nn.Linear(256, 128, bias=True, dtype=torch.bfloat16).requires_grad_(False)
-    plain.weight *= torch.logspace(-0.5, 0.5, 128).to(torch.bfloat16)[:, None]  # a channel's scale does for no other
+    plain.weight *= torch.logspace(-0.5, 0.5, 128).to(torch.bfloat16)[
+        :, None
+    ]  # a channel's scale does for no other
     said: dict[str, Any] = {"mode": "none", "backend": "torch", "note": ""}
     if recipe.weight_format is None:
         module: nn.Module = plain.to(device)

@@ -188,7 +188,7 @@ def skip_reason(model: nn.Module, name: str, module: nn.Linear | CodesLinear, re
         return "the output head, as lm_head is named by the recipe"
     if (kind := type(module)) is not nn.Linear:
         return f"a {kind.__name__}, whose forward may be another"
-    if tied := _tied(model, module):
+    if tied := _tied(model, name, module):
         return f"its weight is that of {tied}, which stays in 16 bits; quantized it would be a second copy"
     return unfit(int(module.in_features), recipe)
 
@@ -199,11 +199,17 @@ def _output_head(model: nn.Module) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def _tied(model: nn.Module, module: nn.Linear) -> str:
-    """The name of another module that holds the same parameter, or ""."""
-    for name, other in model.named_modules():
-        if other is not module and any(p is module.weight for p in other.parameters(recurse=False)):
-            return str(name)
+def _tied(model: nn.Module, name: str, module: nn.Linear) -> str:
+    """The name of another module that holds the same parameter, or "". transformers ties what is on the meta device
+    later, and says beforehand what."""
+    said = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    for one, other in said.items():
+        for mine, theirs in ((one, other), (other, one)):
+            if mine == f"{name}.weight":
+                return str(theirs).removesuffix(".weight")
+    for found, held in model.named_modules():
+        if held is not module and any(p is module.weight for p in held.parameters(recurse=False)):
+            return str(found)
     return ""
 
 
