@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from qbench.case import provider_info
 from qbench.compare import CannotCombine, compare, merge
 from qbench.gate.cli import add_commands, share
+from qbench.model.compare.options import add_model_options, options_given
 from qbench.result import DataError, read_run
 
 if TYPE_CHECKING:
-    from qbench.model.compare import Inputs
     from qbench.report.write import Written
     from qbench.result import Run
 
@@ -120,14 +120,14 @@ def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
 def compare_files(args: argparse.Namespace) -> int:
     """Two runs case by case, B against A; or whole models, as soon as there is anything about them."""
     from qbench.model.compare import read_inputs
+    from qbench.model.compare.command import compare_whole_models
 
     if args.fail_over is None and (args.sample or args.files):
         inputs = read_inputs(args.files)
-        models_only = args.sample or args.markdown or args.output or len(inputs.runs) != 2
-        if inputs.has_models or models_only:
+        if inputs.has_models or options_given(args) or len(inputs.runs) != 2:
             return compare_whole_models(inputs, args)
         return compare_runs(inputs.runs, None)
-    if len(args.files) != 2 or args.sample or args.markdown or args.output:
+    if len(args.files) != 2 or options_given(args):
         raise CannotCombine(
             "give files to compare; --fail-over takes two results.json and no option of whole models"
         )
@@ -150,35 +150,6 @@ def compare_runs(runs: Sequence[tuple[str, Run]], fail_over: float | None) -> in
     slower, broken = found.slower(fail_over), found.broken
     print(failures_text(slower, broken, found.only_a, fail_over), end="")
     return EXIT_SLOWER if slower or broken or found.only_a else EXIT_OK
-
-
-def compare_whole_models(inputs: Inputs, args: argparse.Namespace) -> int:
-    """Print the comparison of whole models, and write it with its plots where a folder is given."""
-    from dataclasses import replace
-
-    from qbench.model.compare import compare_models, comparison_markdown, comparison_terminal
-    from qbench.model.compare.write import write_comparison
-    from qbench.model.sample import PATH, nemotron_nano_9b_v2
-
-    if args.sample:
-        inputs = replace(inputs, published=(*inputs.published, (str(PATH), nemotron_nano_9b_v2())))
-    found = compare_models(
-        inputs,
-        baseline=args.baseline,
-        allow_unequal_tokens=args.allow_unequal_tokens,
-        allow_published=args.sample,
-    )
-    plots: list[Path] = []
-    if args.output:
-        written = write_comparison(args.output, found)
-        plots = list(written.shown)
-        for line in (written.note, f"{len(written.files)} files in {args.output}"):
-            print(line, end="\n" if line else "", file=sys.stderr)
-    if args.markdown:
-        print(comparison_markdown(found, tuple(path.as_posix() for path in plots)), end="")
-    else:
-        print(comparison_terminal(found), end="")
-    return EXIT_OK
 
 
 def spread(root: Path, least_runs: int) -> int:
@@ -274,9 +245,23 @@ def _parser() -> argparse.ArgumentParser:
         ("providers", "list each op/provider with its number of cases; all arguments go to pytest"),
     ):
         add(name, text).add_argument("pytest_args", nargs="*", help="paths and options, as for pytest")
-    _add_compare(
-        add("compare", "ratios of two results.json, B over A; or whole models across any number of files")
+    command = add(
+        "compare", "ratios of two results.json, B over A; or whole models across any number of files"
     )
+    command.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE.json",
+        help="results.json; for whole models accuracy files and published tables as well",
+    )
+    command.add_argument(
+        "--fail-over",
+        type=share,
+        metavar="5%",
+        help="of two results.json: case by case, and exit 1 when a case is slower by more",
+    )
+    add_model_options(command)
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
     command.add_argument(
@@ -303,39 +288,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
     add_commands(add)
     return parser
-
-
-def _add_compare(command: argparse.ArgumentParser) -> None:
-    """Files come first and decide: anything about whole models in them, and whole models are compared."""
-    command.add_argument(
-        "files",
-        type=Path,
-        nargs="*",
-        metavar="FILE.json",
-        help="results.json; for whole models also accuracy files and published tables",
-    )
-    command.add_argument(
-        "--fail-over",
-        type=share,
-        metavar="5%",
-        help="of two results.json: case by case, and exit 1 when a case is slower by more",
-    )
-    models = command.add_argument_group("whole models (files with model_prefill or model_decode results)")
-    models.add_argument(
-        "--baseline", default="bf16", metavar="RECIPE", help="speedups are over it (default: bf16)"
-    )
-    models.add_argument(
-        "--allow-unequal-tokens",
-        action="store_true",
-        help="warn instead of refusing; speedups in wall time stand beside those in tokens/s",
-    )
-    models.add_argument("--markdown", action="store_true", help="print a Markdown section, as for a README")
-    models.add_argument(
-        "-o", dest="output", type=Path, metavar="DIR", help="write comparison.md and the plots there"
-    )
-    models.add_argument(
-        "--sample", action="store_true", help="add a published table, whose counts are unequal"
-    )
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qbench.__main__ import main
 from qbench.compare import CannotCombine
-from qbench.model.accuracy import write_accuracy
 from qbench.model.compare import (
     Comparison,
     Inputs,
@@ -21,22 +18,18 @@ from qbench.model.compare import (
     comparison_markdown,
     comparison_terminal,
     join,
-    measured,
     tables,
 )
 from qbench.model.compare import accuracy as accuracy_module
-from qbench.model.compare.rates import interval, of_counts
-from qbench.result import Device, Result, Run, write_run
+from qbench.result import Device, Result
 from tests.model_runs import (
     B200,
     B200_RECIPES,
     H200,
     H200_RECIPES,
     MODEL,
-    Recipe,
     accuracy,
     decode,
-    full_run,
     prefill,
     run_of,
     two_gpus,
@@ -144,14 +137,22 @@ def test_a_wrong_join_does_not_pass(
         facts(two_gpus())
 
 
-def test_a_zero_for_what_was_not_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zero_for_what_was_not_measured_is_refused() -> None:
     run = run_of(H200, decode(BF16, figures={"joules_per_token": 0.0}))
     with pytest.raises(CannotCombine, match=r"bf16 on NVIDIA H200 .* joules_per_token is 0; leave out"):
         compare_models(Inputs((("a.json", run),)))
-    absent = with_(decode(ABSENT), figures={"tokens_per_s": 100.0})
-    monkeypatch.setattr(measured, "problem_of", lambda result: None)  # as if it had run
-    with pytest.raises(CannotCombine, match="does not say how many tokens"):
-        compare_models(Inputs((("a.json", run_of(H200, decode(BF16), absent)),)))
+    nothing = run_of(H200, decode(BF16), decode(FP8, figures={"tokens_per_s": 0.0}))
+    with pytest.raises(CannotCombine, match=r"fp8 on NVIDIA H200 .* tokens_per_s is 0"):
+        compare_models(Inputs((("a.json", nothing),)))
+    listed = with_(
+        decode(ABSENT), figures={"tokens_per_s": 100.0}
+    )  # a number beside "unsupported" is not believed
+    assert (
+        rows(compare_models(Inputs((("a.json", run_of(H200, listed)),))))[
+            H200_NAME, ABSENT.name
+        ].entry.tokens_per_s
+        is None
+    )
 
 
 # token counts
@@ -226,13 +227,44 @@ def test_workloads_are_not_mixed_and_come_in_order() -> None:
     assert str(found.groups[1].workload) == "batch 64, prompt 512, new 128"
 
 
-def test_time_to_first_token_comes_from_the_prefill_of_the_same_prompt() -> None:
-    run = run_of(H200, prefill(BF16, prompt=512), prefill(BF16, prompt=4096, batch=2), decode(BF16))
-    first, alone = compare_models(Inputs((("a.json", run),))).groups
-    assert first.rows[0].entry.ttft_ms == pytest.approx(30.0)
-    assert (alone.workload, alone.rows[0].entry.ttft_ms) == (Workload(2, 4096), pytest.approx(60.0))
-    assert alone.rows[0].entry.tokens_per_s is None and alone.rows[0].speedup is None
-    assert first.rows[0].entry.peak_gib == 17.5, "the larger of both"
+def test_wall_time_and_time_to_first_token_take_the_prefill_of_the_same_workload() -> None:
+    other = prefill(BF16, prompt=4096, batch=2)
+    run = run_of(H200, prefill(BF16), other, decode(BF16), decode(BF16, new=256))
+    by = {group.workload: group.rows[0].entry for group in compare_models(Inputs((("a.json", run),))).groups}
+    both, alone = by[Workload(1, 512, 128)], by[Workload(2, 4096, 128)]
+    assert both.ttft_ms == pytest.approx(30.0)
+    assert (both.wall_s, both.whole) == (pytest.approx(0.030 + 128 / 160.2), True)
+    assert both.tokens_per_s == pytest.approx(160.2), "the decoding's, not the prefill's"
+    assert both.tokens == 128 and both.method == "graph"
+    assert both.peak_gib == 17.5, "the larger of both"
+    assert alone.ttft_ms == pytest.approx(60.0) and alone.tokens_per_s is None and alone.tokens is None
+    unread = by[Workload(1, 512, 256)]
+    assert unread.ttft_ms is None and not unread.whole and unread.wall_s == pytest.approx(256 / 160.2)
+
+
+def test_wall_times_with_and_without_a_prefill_are_not_compared() -> None:
+    run = run_of(H200, prefill(BF16), decode(BF16), decode(FP8))
+    found = compare_models(Inputs((("a.json", run),)))
+    speedup = rows(found)[H200_NAME, "fp8"].speedup
+    assert speedup is not None and speedup.wall is None and speedup.tokens_per_s > 1
+    text = comparison_terminal(found)
+    assert "wall: prefill and decoding together, of decoding alone where no prefill is known" in text
+    alone = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), decode(FP8))),)))
+    assert "wall: of decoding alone" in comparison_terminal(alone)
+    speedup = rows(alone)[H200_NAME, "fp8"].speedup
+    assert speedup is not None and speedup.wall == pytest.approx(speedup.tokens_per_s)
+
+
+def test_an_eager_step_is_another_workload_and_an_unknown_axis_is_refused() -> None:
+    eager = decode(BF16, axes={"mode": "eager"})
+    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), eager)),)))
+    assert [str(group.workload) for group in found.groups] == [
+        "batch 1, prompt 512, new 128",
+        "batch 1, prompt 512, new 128, step eager",
+    ]
+    odd = decode(BF16, axes={"beams": 4})
+    with pytest.raises(CannotCombine, match=r"beams=4\] are one model, recipe and workload; known axes are"):
+        compare_models(Inputs((("a.json", run_of(H200, decode(BF16), odd)),)))
 
 
 def test_a_failed_prefill_and_a_failed_decode_are_named_not_numbered() -> None:
@@ -319,123 +351,3 @@ def test_files_without_whole_models_are_named() -> None:
     run = run_of(H200, Result("op/p[m=1]", "op", "p", {"m": 1}, "wrong"))
     with pytest.raises(CannotCombine, match=r"no model_decode or model_prefill results in a\.json, b\.json"):
         compare_models(Inputs((("a.json", run), ("b.json", run))))
-
-
-# accuracy
-
-
-def test_different_problems_under_one_task_are_refused() -> None:
-    files = (("a.json", accuracy(H200, "bf16", 3)), ("b.json", accuracy(H200, "fp8", 5, digest="cd" * 32)))
-    with pytest.raises(
-        CannotCombine, match=r"a\.json holds 400 with digest abab.*, b\.json 400 with digest cdcd"
-    ):
-        compare_models(Inputs(accuracies=files))
-
-
-def test_one_recipe_measured_twice_on_a_gpu_is_refused() -> None:
-    files = (("a.json", accuracy(H200, "bf16", 3)), ("b.json", accuracy(H200, "bf16", 4)))
-    with pytest.raises(CannotCombine, match=r"sums of bf16 on .* is in a\.json and in b\.json"):
-        compare_models(Inputs(accuracies=files))
-
-
-def test_pairing_finds_what_counts_alone_do_not() -> None:
-    """21 against 12 wrong of 400: nine lost and none gained is no chance, but the counts alone allow for it."""
-    files = (("a.json", accuracy(H200, "bf16", 12)), ("b.json", accuracy(H200, "nvfp4-w4a4", 21)))
-    (group,) = compare_models(Inputs(accuracies=files)).accuracy
-    versus = group.rows[1].versus
-    assert versus is not None and versus.is_paired and versus.p < 0.005
-    assert of_counts((388, 400), (379, 400)).p > 0.1
-
-
-def test_accuracy_is_compared_with_the_same_gpus_baseline_only() -> None:
-    files = (("a.json", accuracy(H200, "bf16", 3)), ("b.json", accuracy(B200, "fp8", 5)))
-    found = compare_models(Inputs(accuracies=files))
-    assert found.accuracy[0].rows[1].versus is None
-    assert "no bf16" in comparison_terminal(found)
-
-
-def test_intervals_are_wilsons() -> None:
-    low, high = interval(1144, 1319)
-    assert (round(low, 4), round(high, 4)) == (0.8479, 0.8846)
-    assert interval(400, 400)[1] == 1.0 and interval(400, 400)[0] < 0.995, "all right is not certain"
-    with pytest.raises(ValueError, match="5 right of 4"):
-        interval(5, 4)
-
-
-# the command line
-
-
-def stored(folder: Path, inputs: Inputs) -> list[str]:
-    paths = []
-    for name, run in inputs.runs:
-        write_run(folder / name, run)
-        paths.append(str(folder / name))
-    for index, (_, each) in enumerate(inputs.accuracies):
-        write_accuracy(folder / f"accuracy{index}.json", each)
-        paths.append(str(folder / f"accuracy{index}.json"))
-    return paths
-
-
-def test_two_files_of_whole_models_draw_the_model_comparison(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = stored(tmp_path, two_gpus())
-    assert main(["compare", *paths]) == 0
-    out = capsys.readouterr().out
-    assert lines_with(out, "nvfp4-w4a16", "weight-only", "2.30×", "2.25×")
-    assert lines_with(out, "nvfp4-w4a4", "379/400", "0.0039", "McNemar")
-    assert main(["compare", paths[0]]) == 0, "recipes of one GPU"
-    assert "B200" not in capsys.readouterr().out
-
-
-def test_a_limit_asks_for_the_two_runs_case_by_case(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slow = with_(decode(BF16), times=with_(decode(BF16).times, median_ns=9e9))
-    write_run(tmp_path / "a.json", run_of(H200, decode(BF16)))
-    write_run(tmp_path / "b.json", run_of(H200, slow))
-    both = [str(tmp_path / name) for name in ("a.json", "b.json")]
-    assert main(["compare", *both, "--fail-over", "5%"]) == 1
-    assert "1 slower by more than 5.0%" in capsys.readouterr().out
-    assert main(["compare", *both, both[0], "--fail-over", "5%"]) == 2
-    assert "--fail-over takes two results.json" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("made", "said"),
-    [
-        (unequal(), "unequal token counts: bf16"),
-        (
-            Inputs(accuracies=(("", accuracy(H200, "a", 1)), ("", accuracy(H200, "b", 1, of=300)))),
-            "different problems",
-        ),
-    ],
-    ids=["tokens", "problems"],
-)
-def test_what_is_refused_ends_with_2_and_one_line(
-    made: Inputs, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["compare", *stored(tmp_path, made)]) == 2
-    caught = capsys.readouterr()
-    assert caught.out == "" and caught.err.startswith(f"qbench: {said}") and caught.err.count("\n") == 1
-
-
-def test_three_files_without_whole_models_and_none_at_all_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Run(1, "2026-01-01T00:00:00Z", H200, {}, ())
-    for name in "abc":
-        write_run(tmp_path / f"{name}.json", run)
-    assert main(["compare", *(str(tmp_path / f"{name}.json") for name in "abc")]) == 2
-    assert "no model_decode or model_prefill results" in capsys.readouterr().err
-    assert main(["compare"]) == 2
-    assert "give files to compare" in capsys.readouterr().err
-
-
-def test_the_readmes_section_has_tables_and_escapes_what_a_file_says(tmp_path: Path) -> None:
-    odd = Recipe("a|b", 100.0, backend="<b>*x*</b>")
-    run = full_run(H200, (BF16, odd))
-    text = comparison_markdown(compare_models(Inputs((("a.json", run),))), ("plots/a b.png",))
-    assert text.startswith("## Whole models\n")
-    assert r"|a\|b|native|&lt;b&gt;\*x\*&lt;/b&gt;|" in text
-    assert "![a b](plots/a%20b.png)" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from qbench.model.compare.bars import Bar, colors
 from qbench.model.compare.figures import accuracy_png, combined_png, throughput_png
 from qbench.model.compare.write import Plot, plot_names, write_comparison
 from qbench.model.sample import nemotron_nano_9b_v2
-from tests.model_runs import two_gpus
+from tests.model_runs import B200, H200, H200_RECIPES, accuracy, full_run, two_gpus
 from tests.reports import PNG
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def facts(figure: Figure, comparison: Comparison) -> None:
     assert [len(bars(axes)) for axes in figure.axes] == [9, 2 * 6, 9, 7]
     for axes in (tokens, speedups, scores):
         assert axes.get_ylim()[0] == 0
+    assert max(scores.get_yticks()) == 100
     assert differences.get_ylim()[0] < 0 < differences.get_ylim()[1]
     for axes in figure.axes:
         assert all(bar.get_y() == 0 for bar in bars(axes)), "every bar starts at zero"
@@ -167,9 +169,21 @@ def test_warnings_and_reasons_stand_on_the_page(draw: Draw) -> None:
     )
 
 
-def test_numbers_do_not_lie_on_each_other(draw: Draw) -> None:
-    _, made = page()
-    figure = draw(made)
+def crowded() -> Inputs:
+    """Eight recipes on two GPUs, of which one lacks some; five digits of tokens/s."""
+    recipes = [
+        replace(H200_RECIPES[1], name=f"recipe-{index}", speed=9000.0 + 999 * index) for index in range(8)
+    ]
+    some = [replace(each, speed=None) if index % 3 == 1 else each for index, each in enumerate(recipes)]
+    first, second = (full_run(device, tuple(each)) for device, each in ((H200, recipes), (B200, some)))
+    scores = tuple(("", accuracy(H200, each.name, 12 * index)) for index, each in enumerate(recipes))
+    return Inputs((("a.json", first), ("b.json", second)), scores)
+
+
+@pytest.mark.parametrize("inputs", [two_gpus(), crowded()], ids=["two GPUs", "crowded"])
+def test_numbers_do_not_lie_on_each_other(inputs: Inputs, draw: Draw) -> None:
+    found = compare_models(inputs, baseline=inputs.runs[0][1].results[0].provider)
+    figure = draw(lambda: combined_png(found, found.groups[0], found.accuracy[0]))
     figure.canvas.draw()
     for axes in figure.axes:
         boxes = [text.get_window_extent() for text in axes.texts]

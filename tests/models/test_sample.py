@@ -11,9 +11,9 @@ import pytest
 
 from qbench.__main__ import main
 from qbench.model.compare import Comparison, Inputs, UnequalTokens, compare_models, comparison_terminal
-from qbench.model.compare.published import read_published
 from qbench.model.compare.rates import of_counts
 from qbench.model.sample import PATH, nemotron_nano_9b_v2
+from qbench.model.sample.published import read_published
 from qbench.result import DataError
 from tests.model_runs import H200, H200_RECIPES, decode, run_of
 from tests.reports import lines_with

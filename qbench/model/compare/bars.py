@@ -83,6 +83,7 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], recipes: Sequence[str]) -> None:
     axes.axhline(0, color=INK, lw=0.8, zorder=3)
     axes.set_xticks(range(len(gpus)), [_broken(gpu, letters) for gpu in gpus], fontsize=9)
     axes.tick_params(axis="x", length=0)
+    axes.tick_params(axis="y", labelsize=9)
     axes.grid(True, axis="y", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -90,7 +91,7 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], recipes: Sequence[str]) -> None:
 
 def _broken(gpu: str, letters: int) -> str:
     """A GPU's name in short lines, for names stand beside each other."""
-    lines = gpu.replace(" [", "\n[").replace(" (", "\n(").split("\n")
+    lines = gpu.removeprefix("NVIDIA ").replace(" [", "\n[").replace(" (", "\n(").split("\n")
     return plain("\n".join(part for line in lines for part in textwrap.wrap(line, letters)))
 
 

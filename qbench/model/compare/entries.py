@@ -24,16 +24,20 @@ NUMBERS = (
 )
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Workload:
-    """Sequences at once, tokens of prompt each, tokens decoded each; None where a source does not state it."""
+    """Sequences at once, tokens of prompt each, tokens decoded each; None where a source does not state it.
+
+    step: how a step was asked to run ("eager", "traced"), "" for the usual way.
+    """
 
     batch: int | None = None
     prompt: int | None = None
     new: int | None = None
+    step: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{name} {value}" for name, value in vars(self).items() if value is not None]
+        parts = [f"{name} {value}" for name, value in vars(self).items() if value not in (None, "")]
         return ", ".join(parts) or "workload not stated"
 
 
@@ -52,6 +56,7 @@ class Entry:
 
     `low` and `high` bound tokens/s: the p20 and p80 of the decodes' times. `mode` and `method`
     (how it was decoded and timed: in one compiled graph, or op by op) are "" where they are not stated.
+    `wall_s` is of prefill and decoding together if `whole`, else of decoding alone.
     """
 
     gpu: str
@@ -71,6 +76,7 @@ class Entry:
     ms_per_token: float | None = None
     ttft_ms: float | None = None
     wall_s: float | None = None
+    whole: bool = True
     roofline_percent: float | None = None
     peak_gib: float | None = None
     joules_per_token: float | None = None

@@ -18,12 +18,9 @@ from qbench.model.compare.entries import Entry
 from qbench.model.compare.join import Comparison, Group
 from qbench.model.compare.panels import (
     Panel,
-    accuracy_bars,
     accuracy_panel,
     difference_panel,
-    speedup_bars,
     speedup_panel,
-    tokens_bars,
     tokens_panel,
 )
 from qbench.model.compare.tables import missing
@@ -31,74 +28,75 @@ from qbench.report.cells import STATUS
 from qbench.report.figure import plain
 
 INCHES, DPI = 10.0, 120  # 1200 pixels
-PANEL, LINE = 3.6, 0.155  # inches: height of a panel, of a line of small print
-_LETTERS = 165  # of small print on a line
+_CROWDED = 20  # bars on one panel; above it panels stand below each other, as wide as the page
+PANEL, LINE = 2.65, 0.155  # inches: height of a panel, of a line of small print
+_TITLE, _GAP, _NAMES = 0.55, 0.32, 0.58  # inches: the page's title, a panel's, and names of GPUs below it
+_KEY, _KEYS = 0.17, 6  # inches: height of a row of the legend; entries in it
+_LETTERS = 150  # of small print on a line
 _WARN = "#B00020"
 
 
 def throughput_png(comparison: Comparison, group: Group) -> bytes:
-    """Tokens/s with rooflines beside both speedups."""
-    panels = [tokens_panel(comparison, group), speedup_panel(comparison, group)]
-    bars = [*tokens_bars(group), *speedup_bars(comparison, group)]
-    return _page(comparison, f"{group.model}\n{group.workload}", panels, bars, _problems(group))
+    """Tokens/s with rooflines, and both speedups."""
+    title = f"{group.model}\n{group.workload}"
+    return _page(comparison, title, _speed_panels(comparison, group), _problems(group))
 
 
 def accuracy_png(comparison: Comparison, group: AccuracyGroup) -> bytes:
-    """Accuracies beside their differences from the baseline."""
-    panels = [accuracy_panel(comparison, group), difference_panel(comparison, group)]
+    """Accuracies, and their differences from the baseline."""
     title = f"{group.model}\n{_task(group)}"
-    return _page(comparison, title, panels, accuracy_bars(comparison, group), missing(comparison, group))
+    return _page(comparison, title, _accuracy_panels(comparison, group), missing(comparison, group))
 
 
 def combined_png(comparison: Comparison, group: Group, accuracy: AccuracyGroup) -> bytes:
     """Four panels: tokens/s, both speedups, accuracy, difference."""
-    panels = [
-        tokens_panel(comparison, group),
-        speedup_panel(comparison, group),
-        accuracy_panel(comparison, accuracy),
-        difference_panel(comparison, accuracy),
-    ]
-    bars = [*tokens_bars(group), *speedup_bars(comparison, group), *accuracy_bars(comparison, accuracy)]
-    problems = [*_problems(group), *missing(comparison, accuracy)]
-    return _page(comparison, f"{group.model}\n{group.workload}; {_task(accuracy)}", panels, bars, problems)
+    title = f"{group.model}\n{group.workload}; {_task(accuracy)}"
+    panels = [*_speed_panels(comparison, group), *_accuracy_panels(comparison, accuracy)]
+    return _page(comparison, title, panels, [*_problems(group), *missing(comparison, accuracy)])
 
 
-def _page(
-    comparison: Comparison,
-    title: str,
-    panels: Sequence[Panel],
-    bars: Sequence[Bar],
-    problems: Sequence[Entry],
-) -> bytes:
-    """Title and warnings above, two panels a row, legend and reasons below, at a fixed width."""
+def _speed_panels(comparison: Comparison, group: Group) -> list[Panel]:
+    return [tokens_panel(group), speedup_panel(comparison, group)]
+
+
+def _accuracy_panels(comparison: Comparison, group: AccuracyGroup) -> list[Panel]:
+    return [accuracy_panel(comparison, group), difference_panel(comparison, group)]
+
+
+def _page(comparison: Comparison, title: str, panels: Sequence[Panel], problems: Sequence[Entry]) -> bytes:
+    """Title and warnings above, one or two panels a row, legend and reasons below, at a fixed width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     loud = [line for warning in comparison.warnings for line in textwrap.wrap(warning, _LETTERS)]
     quiet = [line for reason in _reasons(problems) for line in textwrap.wrap(reason, _LETTERS)]
-    rows, handles = (len(panels) + 1) // 2, _legend(comparison, bars)
-    head, foot = 0.55 + LINE * len(loud), 0.4 + 0.2 * (len(handles) > 6) + LINE * len(quiet)
-    height = head + PANEL * rows + foot
+    handles = _legend(comparison, [bar for panel in panels for bar in panel.bars])
+    beside = 1 if max(len(panel.bars) for panel in panels) > _CROWDED else 2
+    rows = -(-len(panels) // beside)
+    # Inches, from the top: title, warnings, panels with their titles and the names of GPUs, legend, reasons.
+    top = _TITLE + LINE * len(loud) + _GAP
+    bottom = _NAMES + _KEY * -(-len(handles) // _KEYS) + LINE * len(quiet) + 0.15
+    height = top + (PANEL + _NAMES + _GAP) * rows - _NAMES - _GAP + bottom
     figure = Figure(figsize=(INCHES, height), dpi=DPI)
     FigureCanvasAgg(figure)
     with python_warnings.catch_warnings():
-        python_warnings.filterwarnings(
-            "ignore", message="Glyph"
-        )  # a letter that the font lacks is drawn as a box
+        python_warnings.filterwarnings("ignore", message="Glyph")  # what the font lacks is drawn as a box
         grid = figure.add_gridspec(
-            rows, 2, left=0.075, right=0.99, top=1 - (head + 0.3) / height, bottom=(foot + 0.5) / height,
-            wspace=0.18, hspace=0.36,
+            rows, beside, left=0.075, right=0.99, top=1 - top / height, bottom=bottom / height,
+            wspace=0.18, hspace=(_NAMES + _GAP) / PANEL,
         )  # fmt: skip
         for at, panel in enumerate(panels):
-            panel(figure.add_subplot(grid[at // 2, at % 2]))
+            panel.draw(figure.add_subplot(grid[at // beside, at % beside]), comparison.recipes)
         figure.text(0.01, 1 - 0.08 / height, plain(title), fontsize=11, va="top", linespacing=1.25)
         for at, line in enumerate(loud):
-            figure.text(0.01, 1 - (0.55 + LINE * at) / height, plain(line), fontsize=8, va="top", color=_WARN)
+            figure.text(
+                0.01, 1 - (_TITLE + LINE * at) / height, plain(line), fontsize=8, va="top", color=_WARN
+            )
         figure.legend(
             handles=handles,
             loc="upper center",
-            bbox_to_anchor=(0.5, foot / height),
-            ncols=min(len(handles), 6),
+            bbox_to_anchor=(0.5, (bottom - _NAMES + 0.05) / height),
+            ncols=min(len(handles), _KEYS),
             frameon=False,
             fontsize=8,
             handlelength=1.6,

@@ -167,14 +167,17 @@ def _row(entry: Entry, base: Entry | None, baseline: str) -> Row:
         return Row(entry, None, "emulated")
     if base is None or base.tokens_per_s is None:
         return Row(entry, None, f"no {baseline}")
-    wall = base.wall_s / entry.wall_s if base.wall_s and entry.wall_s else None
+    alike = base.whole == entry.whole  # both with their prefill, or both without
+    wall = base.wall_s / entry.wall_s if base.wall_s and entry.wall_s and alike else None
     return Row(entry, Speedup(entry.tokens_per_s / base.tokens_per_s, wall))
 
 
 def _ordered(rows: Sequence[Row], baseline: str) -> tuple[Row, ...]:
+    """By GPU, and within each in one order of recipes, whatever the order of the files."""
     gpus = list(dict.fromkeys(row.entry.gpu for row in rows))
-    return tuple(sorted(rows, key=lambda row: (gpus.index(row.entry.gpu), row.entry.recipe != baseline)))
+    recipes = list(dict.fromkeys([baseline, *(row.entry.recipe for row in rows)]))
+    return tuple(sorted(rows, key=lambda row: (gpus.index(row.entry.gpu), recipes.index(row.entry.recipe))))
 
 
-def _sizes(workload: Workload) -> tuple[int, int, int]:
-    return workload.batch or 0, workload.prompt or 0, workload.new or 0
+def _sizes(workload: Workload) -> tuple[int, int, int, str]:
+    return workload.batch or 0, workload.prompt or 0, workload.new or 0, workload.step

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from qbench.compare import CannotCombine
 from qbench.model.compare.entries import NUMBERS, Entry, Problem, Workload
 from qbench.model.compare.gpus import published_gpu
-from qbench.model.compare.published import Published
+from qbench.model.sample.published import Published
 from qbench.report.cells import first_line
 from qbench.result import Result, Run
 
 DECODE, PREFILL = "model_decode", "model_prefill"
-# How a reason leads with its code: `no-native-fp4: compute capability 9.0 has no FP4 matrix units`.
-_CODE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)+): (.+)")
+# How a reason leads with its code: `no-kernel: compiled for another GPU`. Both are shown as they were joined.
+_CODE = re.compile(r"([a-z][a-z0-9-]{1,19}): (.+)")
 
 
 def run_entries(run: Run, gpu: str, source: str) -> list[Entry]:
-    """Decodes with the time to first token of the prefill beside them; a prefill alone makes an entry too."""
-    found: dict[tuple[str, str, Workload], Result] = {}
-    prefills: dict[tuple[str, str, int | None, int | None], Result] = {}
+    """Decodes with the prefill of the same workload beside them; a prefill alone makes an entry too."""
+    parts: dict[tuple[str, str, Workload], dict[str, Result]] = {}
     for result in run.results:
-        if result.op == PREFILL:
-            at = _workload(result, source)
-            prefills[_model(result, source), _recipe(result), at.batch, at.prompt] = result
-        elif result.op == DECODE:
-            found[_model(result, source), _recipe(result), _workload(result, source)] = result
-    entries = []
-    for (model, recipe, at), decode in found.items():
-        prefill = prefills.get((model, recipe, at.batch, at.prompt))
-        entries.append(_entry(run, gpu, source, model, recipe, at, decode, prefill))
-    decoded = {(model, recipe, at.batch, at.prompt) for model, recipe, at in found}
-    for (model, recipe, batch, prompt), prefill in prefills.items():
-        if (model, recipe, batch, prompt) not in decoded:
-            alone = Workload(batch, prompt)
-            entries.append(_entry(run, gpu, source, model, recipe, alone, None, prefill))
-    return entries
+        if result.op not in (DECODE, PREFILL):
+            continue
+        key = (_model(result, source), _recipe(result), _workload(result, source))
+        before = parts.setdefault(key, {}).setdefault(result.op, result)
+        if before is not result:
+            raise CannotCombine(
+                f"{source}: {before.case} and {result.case} are one model, recipe and workload; known axes are model, "
+                "batch, prompt, new and mode"
+            )
+    for (model, recipe, at), found in list(
+        parts.items()
+    ):  # a prefill whose number of new tokens is left open
+        if DECODE in found and PREFILL not in found:
+            alone = parts.get((model, recipe, replace(at, new=None)), {})
+            if PREFILL in alone:
+                found[PREFILL] = alone[PREFILL]
+    used = {id(found[PREFILL]) for found in parts.values() if len(found) == 2}
+    return [
+        _entry(run, Entry(gpu, model, recipe, at, source=source), found.get(DECODE), found.get(PREFILL))
+        for (model, recipe, at), found in parts.items()
+        if DECODE in found or id(found[PREFILL]) not in used
+    ]
 
 
 def published_entries(table: Published) -> list[Entry]:
@@ -78,50 +85,30 @@ def problem_of(result: Result | None) -> Problem | None:
     return Problem(result.status, code, reason)
 
 
-def _entry(
-    run: Run,
-    gpu: str,
-    source: str,
-    model: str,
-    recipe: str,
-    workload: Workload,
-    decode: Result | None,
-    prefill: Result | None,
-) -> Entry:
-    problem = problem_of(decode) if decode else problem_of(prefill)
+def _entry(run: Run, empty: Entry, decode: Result | None, prefill: Result | None) -> Entry:
+    """`empty` with what both say. Tokens and rates are the decoding's; wall time is of both, where both are known."""
     labels = {**(prefill.labels if prefill else {}), **(decode.labels if decode else {})}
-    head: dict[str, Any] = {
-        "mode": labels.get("mode", ""),
-        "backend": labels.get("backend", ""),
-        "method": labels.get("method", ""),
-        "source": source,
-    }
-    if problem:
-        return Entry(gpu, model, recipe, workload, problem, **head)
-    measured = dict(decode.figures) if decode else {}
+    empty = replace(empty, mode=labels.get("mode", ""), backend=labels.get("backend", ""))
+    if problem := problem_of(decode or prefill):
+        return replace(empty, problem=problem)
     first = prefill.figures if prefill and prefill.status == "ok" else {}
-    if "ttft_ms" in first:
-        measured["ttft_ms"] = first["ttft_ms"]
-    if peaks := [each["peak_gib"] for each in (measured, first) if "peak_gib" in each]:
-        measured["peak_gib"] = max(peaks)
-    if decode and "roofline_percent" not in measured and (share := run.percent_of_ceiling(decode)):
-        measured["roofline_percent"] = share
-    numbers: dict[str, Any] = {name: measured.get(name) for name in NUMBERS}
-    low = high = None
-    if decode and decode.times and (speed := numbers["tokens_per_s"]):
-        times = decode.times
-        low, high = speed * times.median_ns / times.p80_ns, speed * times.median_ns / times.p20_ns
-    return Entry(
-        gpu,
-        model,
-        recipe,
-        workload,
-        prefill_problem=problem_of(prefill) if decode else None,
-        low=low,
-        high=high,
-        **head,
-        **numbers,
+    numbers: dict[str, Any] = {"ttft_ms": first.get("ttft_ms"), "peak_gib": first.get("peak_gib")}
+    if decode is None or decode.times is None:
+        return replace(empty, **numbers)
+    measured, times = decode.figures, decode.times
+    numbers = {**{name: measured.get(name) for name in NUMBERS}, "ttft_ms": numbers["ttft_ms"]}
+    numbers["peak_gib"] = max(
+        (each["peak_gib"] for each in (measured, first) if "peak_gib" in each), default=None
     )
+    numbers["roofline_percent"] = measured.get("roofline_percent", run.percent_of_ceiling(decode))
+    whole = "wall_s" in first and "wall_s" in measured
+    if whole:
+        numbers["wall_s"] = first["wall_s"] + measured["wall_s"]
+    if speed := measured.get("tokens_per_s"):
+        numbers["low"] = speed * times.median_ns / times.p80_ns
+        numbers["high"] = speed * times.median_ns / times.p20_ns
+    method = decode.labels.get("method", "")
+    return replace(empty, prefill_problem=problem_of(prefill), whole=whole, method=method, **numbers)
 
 
 def _recipe(result: Result) -> str:
@@ -136,10 +123,10 @@ def _model(result: Result, source: str) -> str:
 
 
 def _workload(result: Result, source: str) -> Workload:
-    sizes: dict[str, int | None] = {}
+    sizes: dict[str, Any] = {}
     for name in ("batch", "prompt", "new"):
         value = result.axes.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
             raise CannotCombine(f"{source}: {result.case}: axis {name}={value!r} is not a whole number")
         sizes[name] = value
-    return Workload(**sizes)
+    return Workload(**sizes, step=str(result.axes.get("mode", "")))

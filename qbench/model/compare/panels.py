@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qbench.model.compare.accuracy import AccuracyGroup, AccuracyRow
@@ -16,7 +17,26 @@ from qbench.report.figure import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Panel = Callable[["Axes"], None]
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars with what stands above and beside them; a dashed line at the height of the baseline, if it has one there."""
+
+    bars: Sequence[Bar]
+    title: str
+    unit: str
+    dashed: float | None = None
+    ticks: Sequence[float] | None = None
+
+    def draw(self, axes: Axes, recipes: Sequence[str]) -> None:
+        draw_bars(axes, self.bars, recipes)
+        if self.dashed is not None:
+            axes.axhline(self.dashed, color=INK, lw=1.2, ls="--", zorder=3)
+            axes.set_ylim(top=max(1.2 * self.dashed, axes.get_ylim()[1]))
+        if self.ticks is not None:
+            axes.set_yticks(self.ticks)
+        axes.set_title(plain(self.title), fontsize=10, loc="left")
+        axes.set_ylabel(self.unit, fontsize=9)
 
 
 def tokens_bars(group: Group) -> list[Bar]:
@@ -92,52 +112,32 @@ def _with_missing(comparison: Comparison, group: AccuracyGroup, bars: list[Bar])
     """Beside its GPU's bars, a place for each recipe that could not run."""
     absent = [Bar(entry.gpu, entry.recipe, None, words=_words(entry)) for entry in missing(comparison, group)]
     gpus = list(dict.fromkeys(bar.gpu for bar in (*bars, *absent)))
-    return sorted([*bars, *absent], key=lambda bar: gpus.index(bar.gpu))
+    order = comparison.recipes
+    return sorted([*bars, *absent], key=lambda bar: (gpus.index(bar.gpu), order.index(bar.recipe)))
 
 
-def tokens_panel(comparison: Comparison, group: Group) -> Panel:
-    def draw(axes: Axes) -> None:
-        draw_bars(axes, tokens_bars(group), comparison.recipes)
-        spread = ", p20–p80 of the times" if any(row.entry.low for row in group.rows) else ""
-        axes.set_title(f"Throughput{spread}", fontsize=10, loc="left")
-        axes.set_ylabel("tokens/s")
-
-    return draw
+def tokens_panel(group: Group) -> Panel:
+    spread = ", p20–p80 of the times" if any(row.entry.low for row in group.rows) else ""
+    return Panel(tokens_bars(group), f"Throughput{spread}", "tokens/s")
 
 
 def speedup_panel(comparison: Comparison, group: Group) -> Panel:
-    def draw(axes: Axes) -> None:
-        draw_bars(axes, speedup_bars(comparison, group), comparison.recipes)
-        axes.axhline(1, color=INK, lw=1.2, ls="--", zorder=3)
-        axes.set_ylim(top=max(1.2, axes.get_ylim()[1]))
-        axes.set_title(f"Speedup over {plain(comparison.baseline)} (dashed)", fontsize=10, loc="left")
-        axes.set_ylabel("times faster")
-
-    return draw
+    title = f"Speedup over {comparison.baseline} (dashed)"
+    return Panel(speedup_bars(comparison, group), title, "times faster", dashed=1.0)
 
 
 def accuracy_panel(comparison: Comparison, group: AccuracyGroup) -> Panel:
-    def draw(axes: Axes) -> None:
-        draw_bars(axes, accuracy_bars(comparison, group), comparison.recipes)
-        axes.set_title("Accuracy, 95% interval", fontsize=10, loc="left")
-        axes.set_ylabel(f"% of {group.of} problems right")
-
-    return draw
+    unit, ticks = f"% of {group.of} problems right", range(0, 101, 20)  # room for numbers is no accuracy
+    return Panel(accuracy_bars(comparison, group), "Accuracy, 95% interval", unit, ticks=ticks)
 
 
 def difference_panel(comparison: Comparison, group: AccuracyGroup) -> Panel:
     tests = {row.versus.test: row.versus.is_paired for row in group.rows if row.versus}
-    how = "; ".join(
-        f"{'paired' if is_paired else 'unpaired'}, p of {test}" for test, is_paired in tests.items()
+    how = "; ".join(f"{'paired' if pairs else 'unpaired'}, p of {test}" for test, pairs in tests.items())
+    title = f"Difference from {comparison.baseline}, 95% interval"
+    return Panel(
+        difference_bars(comparison, group), f"{title} ({how})" if how else title, "percentage points"
     )
-
-    def draw(axes: Axes) -> None:
-        draw_bars(axes, difference_bars(comparison, group), comparison.recipes)
-        title = f"Difference from {plain(comparison.baseline)}, 95% interval"
-        axes.set_title(f"{title} ({how})" if how else title, fontsize=10, loc="left")
-        axes.set_ylabel("percentage points")
-
-    return draw
 
 
 def _words(entry: Entry) -> str:

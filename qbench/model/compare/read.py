@@ -10,7 +10,7 @@ from typing import Any
 from qbench.model.accuracy import Accuracy, read_accuracy
 from qbench.model.compare.gpus import gpu_names
 from qbench.model.compare.measured import DECODE, PREFILL
-from qbench.model.compare.published import Published, read_published
+from qbench.model.sample.published import Published, read_published
 from qbench.result import DataError, Run, read_json, read_run
 
 OPS = (DECODE, PREFILL)

@@ -57,6 +57,12 @@ def speed_grid(comparison: Comparison, group: Group, reasons: Reasons) -> Grid:
             cells[shown.index(FIRST)] = reasons.cell(entry.prefill_problem, used)
         rows.append((*head, entry.mode or NOT_STATED, entry.backend or "-", *cells))
     notes = [f"speedups are over {comparison.baseline} on the same GPU: above 1 is faster"]
+    walls = {row.entry.whole for row in group.rows if row.entry.wall_s and not row.entry.published}
+    if walls:
+        both, alone = "wall: prefill and decoding together", "of decoding alone where no prefill is known"
+        notes.append(
+            f"{both}, {alone}" if walls == {True, False} else both if True in walls else f"wall: {alone}"
+        )
     if any(row.why == "emulated" for row in group.rows):
         notes.append(
             "emulated: weights decoded anew at each step; its time says nothing of the format, so no speedup"

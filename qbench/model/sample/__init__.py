@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qbench.model.compare.published import Published, read_published
+from qbench.model.sample.published import Published, read_published
 
 PATH = Path(__file__).parent / "nemotron_nano_9b_v2.json"
 

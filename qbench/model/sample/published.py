@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from qbench.result import Count, DataError, Positive, read_json
 
 SCHEMA = 1
-REMEDY = "write it as qbench.model.compare.published.Published describes"
+REMEDY = "write it as qbench.model.sample.published.Published describes"
 Name = Annotated[str, Meta(min_length=1)]
 
 
