@@ -43,7 +43,12 @@ class Measured:
 
 
 class Trial(Protocol):
-    """A case of an op with its own way of being measured, ready to run."""
+    """A case of an op with its own way of being measured, ready to run.
+
+    delay, if set, is called once in each timed part: the gate's test of itself.
+    """
+
+    delay: Callable[[], object] | None
 
     def check(self) -> None:
         """Run once and compare with the op's reference. Raises WrongResult."""

@@ -19,6 +19,7 @@ VERDICTS = {
 }
 STATUS = {"unsupported": "n/a", "wrong": "WRONG", "error": "ERROR"}
 LONGEST_REASON = 300
+SAID_ELSEWHERE = ("wall_s", "tokens", "roofline_percent")  # figures that µs, the axes and % ceiling repeat
 TOLD = ("mode", "backend", "method")  # the labels that stand in tables; results.csv has all
 
 
@@ -188,7 +189,9 @@ def _columns(run: Run, sheet: Sheet, reference: Line | None) -> list[_Column]:
         return _Column(_words(name), lambda result, x: result.labels.get(name, ""))
 
     results = [result for result in sheet.results if result.times]
-    figures = dict.fromkeys(name for result in results for name in result.figures)
+    figures = dict.fromkeys(
+        name for result in results for name in result.figures if name not in SAID_ELSEWHERE
+    )
     labels = [name for name in TOLD if any(name in result.labels for result in results)]
     return [
         _Column("µs", lambda result, x: microseconds(result.times.median_ns) if result.times else ""),
