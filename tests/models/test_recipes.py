@@ -196,6 +196,13 @@ def test_weights_that_cannot_be_folded_are_weight_only_with_the_reason() -> None
         ("nvfp4-w4a16", {}, torch.float32, HOPPER, "activations are torch.float32"),
         ("mxfp4-w4a16", {}, torch.float16, HOPPER, "range of float16"),
         ("nvfp4-w4a4", {}, torch.bfloat16, (7, 5), "sm_80"),
+        (
+            "nvfp4-w4a4",
+            {"k": 32784, "n": 8},
+            torch.bfloat16,
+            HOPPER,
+            "at most 32768, take global_scale='static'",
+        ),
     ],
 )
 def test_what_no_kernel_takes_is_refused_with_the_reason(
@@ -234,6 +241,13 @@ def test_a_cast_touches_no_code_and_no_scale(recipe: Recipe) -> None:
     if not layer.format.packed:
         fast = ScaledLinear(coded(recipe), torch.bfloat16, HOPPER).to(torch.float16)
         assert all(torch.equal(value.float(), getattr(fast, name).float()) for name, value in kept.items())
+
+
+def test_the_longest_row_is_that_of_the_kernel() -> None:
+    from qkernels.models.codes import LONGEST_ROW
+    from qkernels.triton.fp4_rows import LONGEST
+
+    assert LONGEST_ROW == LONGEST
 
 
 @pytest.mark.parametrize("recipe", ["fp8", "int8", "nvfp4-w4a16", "nvfp4-w4a4", "mxfp4-w4a4"])

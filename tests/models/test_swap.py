@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from qkernels.models import RECIPES, CodesLinear, Recipe, build, calibrate, get_model, support, swap
-from qkernels.models.fast import FastLinear, ScaledLinear, TokenLinear
+from qkernels.models.fast import FastLinear, ScaledLinear, TokenLinear, on_cuda
 from tests.models.tiny_models import (
     PRESETS,
     decoded_logits,
@@ -30,6 +31,7 @@ SUBMODULES = {  # quantized of all linear layers
     "tiny-llama": {"nemotron-nano": (6, 15)},
     "tiny-nemotron-h": {"nemotron-nano": (8, 13)},
 }
+NEAR = 0.15  # of bf16 models: codes that fall the other way. A scale of the whole tensor costs 0.17 to 0.24
 ALL = {"tiny-llama": (14, 15), "tiny-nemotron-h": (12, 13)}
 
 
@@ -88,6 +90,39 @@ def test_the_report_is_what_the_model_holds(preset: str, recipe: str) -> None:
     )
     everything = sum(tensor.nbytes for tensor in [*plain.parameters(), *plain.buffers()])
     assert held - report.bytes_after == everything - report.bytes_before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mode", "backend"),
+    [
+        ("fp8", "native", "torch-scaled-mm"),
+        ("int8", "native", "torch-int-mm"),
+        ("nvfp4-w4a16", "weight-only", "triton-prepared"),
+        ("nvfp4-w4a4", "weight-only", "triton-prepared"),
+        ("mxfp4-w4a4", "native", "triton-folded-fp8"),
+    ],
+)
+@every_preset
+def test_a_model_of_fast_layers_is_that_of_the_plain_ones(
+    preset: str, recipe: str, mode: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers that Hopper gets, whose operators compute on a CPU what their kernels must give. A Mamba layer makes
+    rounding to bf16 the other way in one place (3e-3) to another code in the next."""
+    plain, _ = swapped(preset, recipe)
+    module = importlib.import_module("qkernels.models.swap")
+    monkeypatch.setattr(module, "fastest", lambda layer, dtype: on_cuda(layer, dtype, (9, 0)))
+    fast, report = swapped(preset, recipe)
+    assert (report.mode, report.backend) == (mode, backend)
+    fmt = RECIPES[recipe].weight_format
+    assert fmt is not None
+    for layer in report.swapped:  # prepared rows are padded to 16, and K to 128
+        least = fmt.nbytes((layer.n, layer.k))
+        assert least <= layer.bytes_after <= 1.1 * least + 4 * layer.n, layer
+    ids = tokens()
+    whole = logits(fast, ids)
+    assert distance(whole, logits(plain, ids)) < NEAR
+    assert distance(decoded_logits(fast, ids, prompt=9), whole) < NEAR
+    assert distance(each_alone(lambda row: logits(fast, row), ids), whole) < NEAR
 
 
 def test_nemotrons_recipe_takes_mamba_and_mlp_alone() -> None:
@@ -292,10 +327,9 @@ def test_on_a_gpu_the_fast_layers_give_the_references_logits(preset: str, recipe
     assert report.mode == found.mode, report.table()
     ids = tokens(device="cuda")
     whole = logits(fast, ids)
-    # fp8's fast sums and codes that fall the other way; the plain model of another recipe is at 0.2 and more
-    assert distance(whole, logits(plain, ids)) < 0.1
-    assert distance(decoded_logits(fast, ids, prompt=9), whole) < 0.1
-    assert distance(each_alone(lambda row: logits(fast, row), ids), whole) < 0.1
+    assert distance(whole, logits(plain, ids)) < NEAR
+    assert distance(decoded_logits(fast, ids, prompt=9), whole) < NEAR
+    assert distance(each_alone(lambda row: logits(fast, row), ids), whole) < NEAR
     kinds = (FastLinear, ScaledLinear, TokenLinear)
     if recipe != "bf16":
         assert all(isinstance(fast.get_submodule(layer.name), kinds) for layer in report.swapped)

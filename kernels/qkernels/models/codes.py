@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from qkernels import reference
 from qkernels.api import quantize
 from qkernels.codec import E2M1_VALUES, decode_e8m0, round_to, unpack_e2m1
-from qkernels.format import Format, get_format
+from qkernels.format import NVFP4_TOKEN, Format, get_format
 from qkernels.hadamard import rotate
 from qkernels.tensor import DATA_DTYPE, QTensor
 
 from .recipe import Recipe
+
+LONGEST_ROW = 32768
+"""Elements of a row that the kernel of one global scale a token holds in registers."""
 
 
 class CodesLinear(nn.Module):
@@ -163,7 +166,8 @@ def _operand(x: Tensor, fmt: Format | None, scale: Tensor | None, hadamard: int 
         return x if hadamard is None else rotate(x, hadamard, x.dtype)
     if fmt.block is None:
         return quantize(x, fmt, scale=None if scale is None else scale.reshape(1))
-    return quantize(x, fmt, global_scale=scale, hadamard=hadamard)
+    backend = "torch" if fmt == NVFP4_TOKEN and x.shape[-1] > LONGEST_ROW else "auto"
+    return quantize(x, fmt, global_scale=scale, hadamard=hadamard, backend=backend)
 
 
 @torch.library.custom_op("qkernels::codes_linear", mutates_args=())

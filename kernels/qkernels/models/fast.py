@@ -30,7 +30,7 @@ from qkernels.prepared_linear import PreparedLinear
 from qkernels.prepared_ops import row_unit, rows_of
 from qkernels.tensor import QTensor
 
-from .codes import CodesLinear, as_rows, uncast
+from .codes import LONGEST_ROW, CodesLinear, as_rows, uncast
 
 Mode = Literal["native", "weight-only", "emulated", "none"]
 INT_MM_ROWS = 32  # torch._int_mm on CUDA wants more than 16
@@ -73,6 +73,9 @@ def on_cuda(layer: CodesLinear, dtype: torch.dtype, capability: tuple[int, int])
     if layer.activation is None:
         return Placed(FastLinear(_library_layer(layer, "w4a16")), "triton-prepared", "weight-only")
     if layer.activation == NVFP4_TOKEN:
+        if layer.in_features > LONGEST_ROW:
+            raise Unsupported(f"K = {layer.in_features}; a global scale a token is computed for at most {LONGEST_ROW}, "
+                              "take global_scale='static'")  # fmt: skip
         return Placed(TokenLinear(_library_layer(layer, "w4a16")), "triton-prepared", "weight-only")
     if layer.activation != layer.format:
         raise Unsupported(f"prepared layers quantize activations to the weight's {layer.format.name}")
