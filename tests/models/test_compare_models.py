@@ -309,6 +309,13 @@ def test_other_methods_and_versions_are_said() -> None:
     )
 
 
+def test_a_card_that_was_slowed_down_is_named() -> None:
+    slow = decode(FP8)
+    slow = with_(slow, times=with_(slow.times, throttle=("thermal", "power")))
+    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), slow)),)))
+    assert found.warnings == (f"THROTTLED on {H200_NAME} (thermal, power): fp8",)
+
+
 def test_parts_of_one_gpu_are_one_side_and_two_runs_of_it_are_two() -> None:
     bf16, fp8 = run_of(H200, decode(BF16)), run_of(H200, decode(FP8))
     parts = rows(compare_models(Inputs((("bf16.json", bf16), ("fp8.json", fp8)))))

@@ -140,9 +140,17 @@ def test_rooflines_are_ticks_above_their_bars_and_the_legend_says_so(draw: Draw)
     assert labels == [
         *("bf16", "fp8", "nvfp4-w4a16", "mxfp4-w4a4", "nvfp4-w4a4"),
         *("native", "not quantized", "weight-only", "emulated"),
-        *("speedup in tokens/s", "speedup in wall time", "roofline, % of it reached"),
+        *("speedup in tokens/s", "speedup in wall time", "roofline"),
     ]
-    assert tokens.get_title(loc="left") == "Throughput, p20–p80 of the times"
+    assert tokens.get_title(loc="left") == "Throughput, p20–p80 of the times, % of roofline"
+
+
+def test_a_roofline_far_above_does_not_flatten_the_bars(draw: Draw) -> None:
+    run = full_run(H200, (replace(H200_RECIPES[0], roofline=0.5), replace(H200_RECIPES[1], roofline=40.0)))
+    found = compare_models(Inputs((("a.json", run),)))
+    tokens, _ = draw(lambda: throughput_png(found, found.groups[0])).axes
+    assert len([line for line in tokens.get_lines() if line.get_linewidth() == 2.2]) == 1
+    assert tokens.get_ylim()[1] < 1000 and any("0.50%" in text for text in words(tokens))
 
 
 def test_intervals_are_whiskers_and_p_stands_beside(draw: Draw) -> None:
@@ -205,6 +213,7 @@ def test_a_folder_gets_a_page_and_every_plot_once(tmp_path: Path, monkeypatch: p
     assert [path.name.split("_")[0] for path in written.shown] == ["combined", "combined"], (
         "all that the others show"
     )
+    assert "throughput_Llama-3.1-8B_batch-8_prompt-512_new-128.png" in {path.name for path in written.files}
     assert written.note == ""
 
 

@@ -68,6 +68,7 @@ class Entry:
     mode: str = ""
     backend: str = ""
     method: str = ""
+    throttle: tuple[str, ...] = ()
     tokens: float | None = None
     slack: float = 0.0
     tokens_per_s: float | None = None

@@ -129,7 +129,7 @@ def _legend(comparison: Comparison, bars: Sequence[Bar]) -> list[object]:
         made.append(Patch(facecolor="#666666", label="speedup in tokens/s"))
         made.append(Patch(facecolor="#dddddd", edgecolor="#666666", label="speedup in wall time"))
     if any(bar.tick is not None for bar in bars):
-        made.append(Line2D([], [], color="black", lw=2.2, label="roofline, % of it reached"))
+        made.append(Line2D([], [], color="black", lw=2.2, label="roofline"))
     return made
 
 

@@ -73,6 +73,19 @@ def different_methods(entries: Iterable[Entry]) -> list[str]:
     return [f"TIMED DIFFERENTLY: {_all(found)}"] if len(found) > 1 else []
 
 
+def throttled(entries: Iterable[Entry]) -> list[str]:
+    """A card that was slowed down while it decoded, by GPU: which recipes, and why."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.throttle:
+            found.setdefault(entry.gpu, []).append(entry)
+    return [
+        f"THROTTLED on {gpu} ({', '.join(dict.fromkeys(why for entry in slow for why in entry.throttle))}): "
+        f"{', '.join(dict.fromkeys(entry.recipe for entry in slow))}"
+        for gpu, slow in found.items()
+    ]
+
+
 def different_versions(runs: Sequence[Run]) -> list[str]:
     """Of what can change a time."""
     said = []

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from qbench.compare import CannotCombine
 from qbench.model.compare.accuracy import AccuracyGroup, accuracy_groups
 from qbench.model.compare.entries import Entry, Workload
-from qbench.model.compare.gather import different_methods, different_modes, different_versions, gather
+from qbench.model.compare.gather import (
+    different_methods,
+    different_modes,
+    different_versions,
+    gather,
+    throttled,
+)
 from qbench.model.compare.read import Inputs
 from qbench.model.compare.tokens import UnequalTokens, check_tokens
 
@@ -102,7 +108,7 @@ def compare_models(
             warnings += said
             rows.append(_row(entry, base, baseline))
         groups.append(Group(model, workload, _ordered(rows, baseline)))
-    warnings += [*different_modes(entries), *different_methods(entries)]
+    warnings += [*different_modes(entries), *different_methods(entries), *throttled(entries)]
     warnings += different_versions([run for _, run in inputs.runs])
     others = sum(not result.op.startswith("model_") for _, run in inputs.runs for result in run.results)
     notes = [

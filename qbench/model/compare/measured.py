@@ -100,6 +100,7 @@ def _entry(run: Run, empty: Entry, decode: Result | None, prefill: Result | None
     numbers["peak_gib"] = max(
         (each["peak_gib"] for each in (measured, first) if "peak_gib" in each), default=None
     )
+    numbers["throttle"] = times.throttle
     numbers["roofline_percent"] = measured.get("roofline_percent", run.percent_of_ceiling(decode))
     whole = "wall_s" in first and "wall_s" in measured
     if whole:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_FAR = (
+    5.0  # a roofline so many times above the tallest bar is told by its percentage alone: bars would be flat
+)
+
+
 @dataclass(frozen=True)
 class Panel:
     """Bars with what stands above and beside them; a dashed line at the height of the baseline, if it has one there."""
@@ -41,6 +46,7 @@ class Panel:
 
 def tokens_bars(group: Group) -> list[Bar]:
     bars = []
+    top = _FAR * max((row.entry.tokens_per_s or 0.0 for row in group.rows), default=0.0)
     for row in group.rows:
         entry = row.entry
         if entry.problem or entry.tokens_per_s is None:
@@ -56,7 +62,7 @@ def tokens_bars(group: Group) -> list[Bar]:
                 mode=entry.mode,
                 low=entry.low,
                 high=entry.high,
-                tick=entry.roofline,
+                tick=entry.roofline if entry.roofline and entry.roofline < top else None,
             )
         )
     return bars
@@ -118,7 +124,8 @@ def _with_missing(comparison: Comparison, group: AccuracyGroup, bars: list[Bar])
 
 def tokens_panel(group: Group) -> Panel:
     spread = ", p20–p80 of the times" if any(row.entry.low for row in group.rows) else ""
-    return Panel(tokens_bars(group), f"Throughput{spread}", "tokens/s")
+    share = ", % of roofline" if any(row.entry.roofline for row in group.rows) else ""
+    return Panel(tokens_bars(group), f"Throughput{spread}{share}", "tokens/s")
 
 
 def speedup_panel(comparison: Comparison, group: Group) -> Panel:

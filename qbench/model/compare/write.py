@@ -91,7 +91,7 @@ def _task_of(plot: Plot) -> tuple[str, str, str]:
 
 def _stem(plot: Plot) -> str:
     words = [
-        re.sub(r"[^A-Za-z0-9.+-]+", "-", word.replace(", ", "_").rsplit("/", 1)[-1]) for word in plot.about
+        re.sub(r"[^A-Za-z0-9.+_-]+", "-", word.replace(", ", "_").rsplit("/", 1)[-1]) for word in plot.about
     ]
     return "_".join([plot.kind, *words])[:180]
 
