@@ -70,12 +70,15 @@ def attention_layers(cache: Any) -> Iterator[tuple[int, Any]]:
             yield index, layer
 
 
-def states(cache: Any) -> Iterator[Tensor]:
-    """Convolution and recurrent states: read and written whole at every step."""
-    for layer in cache.layers:
-        for held in (getattr(layer, "conv_states", None), getattr(layer, "recurrent_states", None)):
+def states(cache: Any) -> Iterator[tuple[str, Tensor]]:
+    """Convolution and recurrent states, named by kind and layer: read and written whole at every step."""
+    for index, layer in enumerate(cache.layers):
+        for kind in ("conv", "recurrent"):
+            held = getattr(layer, f"{kind}_states", None)
             values = held.values() if isinstance(held, dict) else held if isinstance(held, list) else [held]
-            yield from (each for each in values if isinstance(each, Tensor))
+            for each in values:
+                if isinstance(each, Tensor):
+                    yield f"{kind} state of layer {index}", each
 
 
 def rewind(cache: Any, length: int) -> bool:

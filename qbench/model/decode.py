@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.model.cache import forward, prompt_tokens, static_cache, text_config
-from qbench.model.graph import Mode, NotOneGraph, assert_one_graph, compiled
+from qbench.model.graph import Compilations, Mode, NotOneGraph, compiled
 
 
 class Decoder:
@@ -46,6 +46,7 @@ class Decoder:
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.logits = torch.zeros(batch, vocabulary, dtype=weight.dtype, device=self.device)
         self.compile_s = 0.0
+        self.compilations = Compilations()
         for each in (self.history, self.position, self.logits):
             torch._dynamo.mark_static_address(each)  # or writing to them keeps a graph from being captured
 
@@ -79,10 +80,11 @@ class Decoder:
         """Queue `steps` steps (all `new` of them by default); copies of the logits after the steps in `watch`."""
         seen = {}
         run = self.run
-        for index in range(self.new if steps is None else steps):
-            run(self.history, self.position, self.logits)
-            if index in watch:
-                seen[index] = self.logits.clone()
+        with self.compilations.counting():
+            for index in range(self.new if steps is None else steps):
+                run(self.history, self.position, self.logits)
+                if index in watch:
+                    seen[index] = self.logits.clone()
         return seen
 
     @cached_property
@@ -99,14 +101,15 @@ class Decoder:
             for _ in range(3):
                 self.reset()
                 self.prefill()
-                run(self.history, self.position, self.logits)
+                with self.compilations.counting():
+                    run(self.history, self.position, self.logits)
         except torch._dynamo.exc.Unsupported as error:
             raise NotOneGraph(
                 f"the decoding step cannot be compiled into one graph: {str(error).strip()[:1500]}"
             ) from error
         self.synchronize()
         self.compile_s = time.perf_counter() - start
-        assert_one_graph(self.mode, "after warming up")
+        self.compilations.assert_one_graph(self.mode, "after warming up")
         self.reset()
         self.prefill()
         return run

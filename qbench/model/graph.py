@@ -7,7 +7,9 @@ being captured into a CUDA graph, and still one graph after timing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -26,28 +28,52 @@ def compiled(step: Callable[..., None], mode: Mode) -> Callable[..., None]:
     compilations of one function, and keep the graphs' memory.
     """
     torch.compiler.reset()
-    _counters().clear()
     options: dict[str, Any] = {"mode": "reduce-overhead"} if mode == "graph" else {"backend": "eager"}
     return torch.compile(step, fullgraph=True, dynamic=False, **options)
 
 
-def assert_one_graph(mode: Mode, when: str) -> None:
-    """Raises NotOneGraph with what torch.compile counted, unless it is one graph without breaks or skipped capture."""
-    counters = _counters()
-    graphs = int(counters["stats"]["unique_graphs"])
-    breaks = {str(reason): count for reason, count in counters["graph_break"].items() if count}
-    skipped = int(counters["inductor"]["cudagraph_skips"])
-    problems = []
-    if graphs != 1:
-        problems.append(f"{graphs} graphs instead of 1")
-    if breaks:
-        problems.append(f"{sum(breaks.values())} graph breaks ({'; '.join(breaks)[:500]})")
-    if skipped:
-        problems.append(f"{skipped} graphs kept from being captured (TORCH_LOGS=perf_hints says why)")
-    if mode == "graph" and not problems and not _captured():
-        problems.append("no CUDA graph was recorded")
-    if problems:
-        raise NotOneGraph(f"the decoding step is not one compiled graph {when}: {', '.join(problems)}")
+@dataclass
+class Compilations:
+    """What torch.compile counted within `with` blocks; what layers compile for themselves elsewhere is not meant."""
+
+    graphs: int = 0
+    breaks: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0  # graphs kept from being captured
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        before = _counted()
+        yield
+        graphs, breaks, skipped = _counted()
+        self.graphs += graphs - before[0]
+        self.skipped += skipped - before[2]
+        for reason, count in breaks.items():
+            if count > before[1].get(reason, 0):
+                self.breaks[reason] = self.breaks.get(reason, 0) + count - before[1].get(reason, 0)
+
+    def assert_one_graph(self, mode: Mode, when: str) -> None:
+        """Raises NotOneGraph with what was counted, unless it is one graph, without breaks and captured where asked."""
+        problems = []
+        if self.graphs != 1:
+            problems.append(f"{self.graphs} graphs instead of 1")
+        if self.breaks:
+            said = "; ".join(self.breaks)[:500]
+            problems.append(f"{sum(self.breaks.values())} graph breaks ({said})")
+        if self.skipped:
+            problems.append(
+                f"{self.skipped} graphs kept from being captured (TORCH_LOGS=perf_hints says why)"
+            )
+        if mode == "graph" and not problems and not _captured():
+            problems.append("no CUDA graph was recorded")
+        if problems:
+            raise NotOneGraph(f"the decoding step is not one compiled graph {when}: {', '.join(problems)}")
+
+
+def _counted() -> tuple[int, dict[str, int], int]:
+    from torch._dynamo.utils import counters
+
+    breaks = {str(reason): int(count) for reason, count in counters["graph_break"].items()}
+    return int(counters["stats"]["unique_graphs"]), breaks, int(counters["inductor"]["cudagraph_skips"])
 
 
 def _captured() -> bool:
@@ -59,9 +85,3 @@ def _captured() -> bool:
         return manager is not None and any(manager.roots.values())
     except (ImportError, AttributeError):
         return True
-
-
-def _counters() -> Any:
-    from torch._dynamo.utils import counters
-
-    return counters

@@ -95,7 +95,7 @@ class Traffic:
             places = layer.keys.shape[-2]
             size = (layer.keys.nbytes + layer.values.nbytes) // (batch * places)
             kv.append((size, places, 2 * heads * (layer.keys.shape[-1] + layer.values.shape[-1])))
-        return cls(weights, row, sum(each.nbytes for each in states(cache)), tuple(kv), counted)
+        return cls(weights, row, sum(each.nbytes for _, each in states(cache)), tuple(kv), counted)
 
     def prefill(self, batch: int, prompt: int) -> Cost:
         """Logits of the last place alone: the head works once a text."""

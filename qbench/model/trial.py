@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,9 +20,10 @@ from qbench.check import WrongResult
 from qbench.measure import Bench, Measured, times_of
 from qbench.model.cache import rewind
 from qbench.model.decode import Decoder
-from qbench.model.graph import Mode, assert_one_graph
+from qbench.model.graph import Mode
 from qbench.model.traffic import Matrices, Traffic, least_ns, matrices
 from qbench.model.verify import Decoded, decoded, found, text_of
+from qbench.stats import quantile
 from qbench.timing import Timed, undisturbed, until_converged
 
 Words = Mapping[str, str]
@@ -96,6 +97,7 @@ class ModelTrial:
     delay: Callable[[], object] | None = None
     run: Decoded | None = None
     peak: int = 0
+    host_ns: list[float] = field(default_factory=list)  # until everything was queued
 
     @classmethod
     def of(cls, case: Case, bench: Bench, part: Part, mode: Mode | None) -> ModelTrial:
@@ -153,6 +155,8 @@ class ModelTrial:
             figures["ttft_ms"] = ns * 1e-6
         else:
             figures["ms_per_token"] = ns * 1e-6 / decoder.new
+            if self.bench.device.type == "cuda":  # near ms_per_token: the host is what is measured
+                figures["host_ms_per_token"] = quantile(self.host_ns, 0.5) * 1e-6 / decoder.new
             if decoder.mode != "eager":
                 figures["compile_s"] = decoder.compile_s
         if self.bench.device.type == "cuda":
@@ -190,6 +194,7 @@ class ModelTrial:
             decoder.decode()
         if self.delay is not None:
             self.delay()
+        self.host_ns.append(time.perf_counter_ns() - start)
         decoder.synchronize()
         taken = time.perf_counter_ns() - start
         made = 1 if self.part == "prefill" else decoder.new + 1
@@ -213,7 +218,7 @@ class ModelTrial:
         after = monitor.clock_mhz() if monitor else 0
         throttle = (*(monitor.throttle_reasons() if monitor else ()), *(disturbed if monitor is None else ()))
         if self.part == "decode" and self.decoder.mode != "eager":
-            assert_one_graph(self.decoder.mode, "after timing")
+            self.decoder.compilations.assert_one_graph(self.decoder.mode, "after timing")
         return Timed(samples, "wall", 1, 1, monitor is not None, [], before, after, throttle)
 
     def _joules(self) -> float | None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from qbench.model.decode import Decoder
 
 ROWS = 4  # texts of a batch that are compared
+# of their rms: transformers 5.17 to 5.24 limit Mamba's time step from below in a prompt's pass and not in a step, which
+# moves recurrent states by 0.6% (a small random nemotron_h in float32; its logits by 1e-6)
+_STATES = 0.02
 EAGER_STEPS = 3  # steps that are repeated without a graph
 
 
@@ -120,8 +123,8 @@ def _seen(logits: Tensor, cache: Any, rows: int, length: int) -> Seen:
             continue  # a window has forgotten the beginning; its logits speak for it
         for name in ("keys", "values"):
             parts[f"{name} of layer {index}"] = getattr(layer, name)[:rows, :, :length].permute(2, 0, 1, 3)
-    for index, state in enumerate(states(cache)):
-        parts[f"state {index}"] = state[None, :rows]
+    for name, state in states(cache):
+        parts[name] = state[None, :rows]
     return Seen({name: part.flatten(1).to(torch.float32, copy=True) for name, part in parts.items()})
 
 
@@ -162,6 +165,8 @@ def agrees(
         size = _total(_rms(theirs))
         noise = _rms(moved.parts[name] - theirs)
         allowed = factor * torch.maximum(noise, _total(noise)) + 4 * eps * size
+        if name.startswith("recurrent"):
+            allowed += _STATES * size
         said = f"{name} of cached decoding against a forward without a cache"
         if problem := _problem(said, _rms(ours - theirs), allowed, size):
             return problem
