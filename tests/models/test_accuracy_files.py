@@ -80,10 +80,10 @@ def test_a_missing_file_of_problems_is_named(tmp_path):
 
 
 def _accuracy(recipe="bf16", correct=(True, False), **changes):
-    fields = dict(
-        schema=1, at="2026-01-01T00:00:00Z", device=DEVICE, versions={"torch": "2"}, model="tiny", recipe=recipe,
-        task="arithmetic", digest=digest(PROBLEMS), correct=tuple(correct),
-    )  # fmt: skip
+    fields = {
+        "schema": 1, "at": "2026-01-01T00:00:00Z", "device": DEVICE, "versions": {"torch": "2"}, "model": "tiny",
+        "recipe": recipe, "task": "arithmetic", "digest": digest(PROBLEMS), "correct": tuple(correct),
+    }  # fmt: skip
     return Accuracy(**fields | changes)
 
 

@@ -17,7 +17,7 @@ from qbench.model.accuracy.mcnemar import exact_p, of_counts, paired, tail
     ],
 )
 def test_the_interval_is_the_published_one(table, interval):
-    both, only_a, only_b, neither = table
+    both, only_a, only_b, _ = table
     pair = of_counts(both, only_a, only_b, sum(table))
     digits = 1e-4 if interval[0] > 0 else 1e-3
     assert (pair.low, pair.high) == pytest.approx(interval, abs=digits)
@@ -90,7 +90,8 @@ def _tables(n, only_a, only_b, both, draws, seed):
 
 
 @pytest.mark.parametrize(
-    ("n", "both", "only_a", "only_b"), [(400, 0.9, 0.06, 0.02), (400, 0.96, 0.02, 0.0), (100, 0.5, 0.15, 0.15)]
+    ("n", "both", "only_a", "only_b"),
+    [(400, 0.9, 0.06, 0.02), (400, 0.96, 0.02, 0.0), (100, 0.5, 0.15, 0.15)],
 )
 def test_the_interval_covers_the_truth(n, both, only_a, only_b):
     """95% nominal; 1000 draws have a standard error of 0.7 points. Halving its width must fail this."""
@@ -106,5 +107,7 @@ def test_the_interval_covers_the_truth(n, both, only_a, only_b):
 
 def test_p_holds_its_level_when_nothing_is_worse():
     """Exact: at most 5% below 0.05, with few discordant problems as well (mid-p would be allowed to pass it)."""
-    below = [of_counts(x, y, z, 200).p < 0.05 for x, y, z in _tables(200, 0.02, 0.02, 0.9, draws=1000, seed=3)]
+    below = [
+        of_counts(x, y, z, 200).p < 0.05 for x, y, z in _tables(200, 0.02, 0.02, 0.9, draws=1000, seed=3)
+    ]
     assert sum(below) <= 50

@@ -1,7 +1,7 @@
 """Which layers cost the most accuracy, and which gain the most time: one linear layer at a time is quantized.
 
     parts = text_windows(tokenizer, text, length=512)          # qbench.model.accuracy
-    found = sensitivity(model, "nvfp4-w4a4", parts, time=seconds_of(rows=1))
+    found = sensitivity(model, "nvfp4-w4a4", parts, time=layer_seconds)
     print(found.table())
     recipe = dataclasses.replace(recipe, skip=(*recipe.skip, *found.worst(4)))
 
@@ -11,11 +11,12 @@ cost adds up roughly and not exactly; `whole` is all of them at once, and is wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from qbench import divergence_from, reference_logits
 
@@ -23,7 +24,7 @@ from .recipe import Recipe, get_recipe
 from .swap import LayerReport, swap
 
 if TYPE_CHECKING:
-    from qbench.model.accuracy.likelihood import Likelihood, Window
+    from qbench.model.accuracy.likelihood import Window
 
 Time = Callable[[nn.Module], float]
 
@@ -59,7 +60,9 @@ class Sensitivity:
     def skip_for(self, share: float) -> tuple[str, ...]:
         """The fewest layers that make up `share` (0 to 1) of the sum of single costs."""
         if not 0 <= share <= 1:
-            raise ValueError(f"share {share} is not in [0, 1]: 0.5 names the layers that make up half of the sum")
+            raise ValueError(
+                f"share {share} is not in [0, 1]: 0.5 names the layers that make up half of the sum"
+            )
         left, names = share * sum(cost.kl for cost in self.layers), []
         for cost in self.layers:
             if left <= 0:
@@ -76,9 +79,8 @@ class Sensitivity:
         for cost in self.layers:
             gained = "" if cost.gained_s is None else f"{1e6 * cost.gained_s:.2f}"
             shape, interval = f"{cost.layer.n} x {cost.layer.k}", f"{cost.kl_low:.3e} … {cost.kl_high:.3e}"
-            lines.append(
-                f"{cost.layer.name:<{width}}  {shape:>13}  {cost.kl:>10.3e}  {interval:>21}  {cost.top1:>6.3f}  {gained:>10}"
-            )
+            lines.append(f"{cost.layer.name:<{width}}  {shape:>13}  {cost.kl:>10.3e}  {interval:>21}  "
+                         f"{cost.top1:>6.3f}  {gained:>10}")  # fmt: skip
         lines.append(f"{self.recipe}: single layers add up to {sum(c.kl for c in self.layers):.3e}, "
                      f"all together {self.whole:.3e} nats a token, {self.tokens} tokens")  # fmt: skip
         return "\n".join(line.rstrip() for line in lines)
@@ -103,36 +105,35 @@ def sensitivity(
     gains: dict[tuple[int, int, bool], float] = {}
     costs: list[LayerCost] = []
     for name, original in originals.items():
-        likelihood, reports = _with(model, recipe, {name: original}, stored, parts, calibration, time, gains)
-        if reports:
+        with quantized(model, recipe, {name: original}, calibration) as reports:
+            if not reports:
+                continue
+            found = divergence_from(stored, model, parts)
             shape = (original.out_features, original.in_features, original.bias is not None)
-            kl = likelihood.kl
-            costs.append(
-                LayerCost(reports[0], kl.value, kl.low, kl.high, likelihood.top1.value, gains.get(shape))
-            )
+            if time is not None and shape not in gains:
+                gains[shape] = time(original) - time(model.get_submodule(name))
+        kl, top1 = found.kl, found.top1.value
+        costs.append(LayerCost(reports[0], kl.value, kl.low, kl.high, top1, gains.get(shape)))
     if not costs:
-        raise ValueError(f"recipe {recipe.name} quantizes no layer of this model; see swap(...).table() for why")
-    whole, _ = _with(model, recipe, originals, stored, parts, calibration, None, gains)
+        raise ValueError(
+            f"recipe {recipe.name} quantizes no layer of this model; see swap(...).table() for why"
+        )
+    with quantized(model, recipe, originals, calibration):
+        whole = divergence_from(stored, model, parts)
     costs.sort(key=lambda cost: cost.kl, reverse=True)
     return Sensitivity(recipe.name, whole.tokens, tuple(costs), whole.kl.value)
 
 
-def _with(
-    model: nn.Module, recipe: Recipe, originals: Mapping[str, nn.Linear], stored: Sequence[Tensor],
-    parts: Sequence[Window], calibration: Mapping[str, float] | None, time: Time | None,
-    gains: dict[tuple[int, int, bool], float],
-) -> tuple[Likelihood, tuple[LayerReport, ...]]:  # fmt: skip
-    """Quantize the named layers, measure, and put the originals back, whatever happens."""
+@contextmanager
+def quantized(
+    model: nn.Module,
+    recipe: Recipe,
+    originals: Mapping[str, nn.Linear],
+    calibration: Mapping[str, float] | None,
+) -> Iterator[tuple[LayerReport, ...]]:
+    """The named layers are quantized inside, and are the originals again outside, whatever happened."""
     try:
-        reports = swap(model, recipe, only=tuple(originals), calibration=calibration).swapped
-        for report in reports if time is not None else ():
-            original = originals[report.name]
-            shape = (report.n, report.k, original.bias is not None)
-            if shape not in gains:
-                assert time is not None
-                gains[shape] = time(original) - time(model.get_submodule(report.name))
-        likelihood: Any = divergence_from(stored, model, parts) if reports else None
+        yield swap(model, recipe, only=tuple(originals), calibration=calibration).swapped
     finally:
         for name, original in originals.items():
             model.set_submodule(name, original)
-    return likelihood, reports

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qbench.model.accuracy.problems import STOPS, Problem, extract, prompt
+from qbench.model.cache import cache_argument, dynamic_cache
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,18 @@ def _decode(
     end = int(tokenizer.eos_token_id)
     tokens, mask = pad_left(rows, end, device)
     position = (mask.cumsum(1) - 1).clamp_min(0)
-    cache, out = None, [[] for _ in rows]  # type: tuple[Any, list[list[int]]]
+    out: list[list[int]] = [[] for _ in rows]
+    cache = {cache_argument(model): dynamic_cache(model)}
     ended, stopped = [False] * len(rows), [False] * len(rows)
     for _ in range(new):
         result = model(
-            input_ids=tokens, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=position,
+            use_cache=True,
+            logits_to_keep=1,
+            **cache,
         )
-        cache = result.past_key_values
         tokens = result.logits[:, -1].argmax(-1, keepdim=True)
         for i, token in enumerate(tokens[:, 0].tolist()):
             if ended[i] or stopped[i]:

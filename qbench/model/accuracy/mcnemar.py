@@ -91,7 +91,7 @@ def tail(n: int, k: int) -> float:
     for i in range(k + 1):
         total += term
         term = term * (n - i) // (i + 1)
-    return total / 2**n
+    return total / (1 << n)
 
 
 def difference_interval(

@@ -1,4 +1,4 @@
-"""How right one recipe was, as stored: one file for each model, recipe and task. Parsed strictly, as results.json is."""
+"""How right one recipe was, as stored: a file for each model, recipe and task, parsed as strictly as results.json."""
 
 from __future__ import annotations
 
@@ -84,5 +84,7 @@ def read_accuracy(path: Path) -> Accuracy:
 def write_accuracy(path: Path, accuracy: Accuracy) -> None:
     """Whole or not at all. ValueError for what could not be read again."""
     if not accuracy.correct:
-        raise ValueError(f"accuracy of {accuracy.model} under {accuracy.recipe} holds no problem; nothing to store")
+        raise ValueError(
+            f"accuracy of {accuracy.model} under {accuracy.recipe} holds no problem; nothing to store"
+        )
     write_atomic(path, msgspec.json.encode(accuracy) + b"\n")
