@@ -6,6 +6,7 @@ by plain loops over bytes, that share no code with the package.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -254,11 +255,16 @@ def test_what_no_layer_computes_is_refused(change: dict[str, Any], words: str) -
         recipe_of({**config_of(NVFP4, False, []), **change})
 
 
-def test_compressed_tensors_reads_these_files_alike() -> None:
-    """The layout is not this test's own: its packer and its scales, where it is installed."""
-    helpers = pytest.importorskip("compressed_tensors.compressors.nvfp4.helpers")
-    weight = build("tiny-llama", device="cpu").lm_head.weight.detach()
-    parts = encoded(weight, NVFP4)
-    values = decoded(parts, NVFP4) * float(parts["weight_global_scale"])
-    codes = values / parts["weight_scale"].double().repeat_interleave(16, -1)
-    assert torch.equal(helpers.pack_fp4_to_uint8(codes.float()), parts["weight_packed"])
+@pytest.mark.parametrize("layout", [NVFP4, MXFP4])
+def test_compressed_tensors_decodes_these_bytes_alike(layout: str) -> None:
+    """The layout is not this test's own: its decompressor and its config, where it is installed."""
+    pytest.importorskip("compressed_tensors", minversion="0.20", reason="pip install -e .[oracles]")
+    base = importlib.import_module("compressed_tensors.compressors.base")
+    quantization = importlib.import_module("compressed_tensors.quantization")
+    group = config_of(layout, False, [])["config_groups"]["group_0"]
+    weights = quantization.QuantizationArgs(**group["weights"])
+    scheme = quantization.QuantizationScheme(targets=group["targets"], weights=weights)
+    parts = encoded(build("tiny-llama", device="cpu").lm_head.weight.detach(), layout)
+    theirs = base.BaseCompressor.get_value_from_registry(layout).decompress(parts, scheme)["weight"]
+    assert distance(theirs, decoded(parts, layout)) < 2.0**-8  # decoded in bf16 there
+    assert theirs.abs().amax() > 0.1
