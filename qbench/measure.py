@@ -95,9 +95,12 @@ class Bench:
         return self.kept[1]
 
     def let_go(self) -> None:
-        """Forget what is kept and hand its memory back."""
+        """Forget what is kept, closed if it can be, and hand its memory back."""
         if self.kept is None:
             return
+        close = getattr(self.kept[1], "close", None)
+        if close is not None:
+            close()
         self.kept = None
         gc.collect()  # modules and compiled code hold each other
         if self.device.type == "cuda":

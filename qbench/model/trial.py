@@ -75,6 +75,12 @@ class Loaded:
             return error
         return cls(model.eval(), dict(words or {}), counted)
 
+    def close(self) -> None:
+        """Let the compiled graph go, too: it holds memory, and what torch.compile remembers may hold the model."""
+        if self._decoder is not None and self._decoder[1].mode != "eager":
+            torch.compiler.reset()
+        self._decoder = None
+
     def decoder(self, case: Case, mode: Mode | None) -> Decoder:
         sizes = {name: case.workload.size(name) for name in ("batch", "prompt", "new")}
         seed = case.workload.seed
