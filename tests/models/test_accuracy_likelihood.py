@@ -7,7 +7,6 @@ import torch
 
 from qbench.model.accuracy import likelihood
 from qbench.model.accuracy.likelihood import (
-    Window,
     divergence,
     divergence_from,
     perplexity,
@@ -135,4 +134,10 @@ def test_the_lines_name_the_tokens_and_the_intervals():
     lines = divergence(Bigram(_table(1)), Bigram(_table(2)), windows(_text(80), length=16)).lines()
     assert lines[0].startswith("| 75 tokens, 5 windows |") and len(lines) == 7
     assert all(line.count("|") == 4 for line in lines)
-    assert Window(torch.arange(3), 1).scored == 1
+
+
+def test_figures_are_those_that_a_file_stores():
+    found = divergence(Bigram(_table(1)), Bigram(_table(2)), windows(_text(80), length=16))
+    figures = found.figures()
+    assert figures["kl_nats"] == found.kl.value and figures["likelihood_tokens"] == 75.0
+    assert all(isinstance(value, float) for value in figures.values())

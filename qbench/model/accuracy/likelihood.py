@@ -63,6 +63,18 @@ class Likelihood:
     kl: Estimate
     top1: Estimate
 
+    def figures(self) -> dict[str, float]:
+        """For `Accuracy.figures`."""
+        return {
+            "perplexity": self.perplexity.value,
+            "perplexity_ratio": self.ratio.value,
+            "kl_nats": self.kl.value,
+            "kl_nats_low": self.kl.low,
+            "kl_nats_high": self.kl.high,
+            "top1": self.top1.value,
+            "likelihood_tokens": float(self.tokens),
+        }
+
     def lines(self) -> list[str]:
         """Markdown: a table of the five numbers with their intervals."""
         rows = (

@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--directory", type=Path, default=HERE, help="where to write (default: in the package)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=None, help="default: 1200, some seven minutes of one core")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="default: 1200, some seven minutes of one core"
+    )
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args(arguments)
 
