@@ -76,7 +76,7 @@ class Loaded:
         return cls(model.eval(), dict(words or {}), counted)
 
     def close(self) -> None:
-        """Let the compiled graph go, too: it holds memory, and what torch.compile remembers may hold the model."""
+        """Let the compiled step go, too: its CUDA graph holds memory until torch.compile forgets it."""
         if self._decoder is not None and self._decoder[1].mode != "eager":
             torch.compiler.reset()
         self._decoder = None
