@@ -27,6 +27,7 @@ from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, wi
 if TYPE_CHECKING:
     from qbench.aot.compiled import compiled
     from qbench.interpreter import register_inline_asm
+    from qbench.model.accuracy.likelihood import divergence_from, reference_logits
     from qbench.tensors import poisoned_allocations
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "cases",
     "compile_cases",
     "compiled",
+    "divergence_from",
     "exact",
     "gemm_error",
     "parametrize",
@@ -51,6 +53,7 @@ __all__ = [
     "poisoned_allocations",
     "provider",
     "provider_info",
+    "reference_logits",
     "register_inline_asm",
     "within",
 ]
@@ -58,7 +61,9 @@ __all__ = [
 
 _LATER = {
     "compiled": "qbench.aot.compiled",
+    "divergence_from": "qbench.model.accuracy.likelihood",
     "poisoned_allocations": "qbench.tensors",
+    "reference_logits": "qbench.model.accuracy.likelihood",
     "register_inline_asm": "qbench.interpreter",
 }
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from qbench.case import provider_info
 from qbench.compare import CannotCombine, compare, merge
 from qbench.gate.cli import add_commands, share
+from qbench.model.compare.options import add_model_options, options_given
 from qbench.result import DataError, read_run
 
 if TYPE_CHECKING:
     from qbench.report.write import Written
+    from qbench.result import Run
 
 EXIT_OK, EXIT_SLOWER, EXIT_UNUSABLE = 0, 1, 2
 _EPILOG = """exit codes:
@@ -25,7 +27,7 @@ _EPILOG = """exit codes:
   1  `compare --fail-over`: a case is slower by more than that, was right and no longer is, or is missing from B;
      `gate`: a case is slower, or broken or lost on the candidate; `record`: a case was not stored
   2  wrong usage; a file that cannot be read, or files that cannot be compared or merged (no case in common;
-     with --fail-over: different devices); nothing collected
+     with --fail-over: different devices; whole models: unequal token counts, different problems); nothing collected
   3  `gate`, `record`: could not measure; no verdict
 """
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "devices":
             return devices(args.baselines)
         if args.command == "compare":
-            return compare_files(args.a, args.b, args.fail_over)
+            return compare_files(args)
         if args.command == "spread":
             return spread(args.baselines, args.runs)
         if args.command == "floor":
@@ -115,12 +117,30 @@ def list_cases(pytest_args: Sequence[str], *, providers: bool) -> int:
     return EXIT_OK
 
 
-def compare_files(a: Path, b: Path, fail_over: float | None) -> int:
+def compare_files(args: argparse.Namespace) -> int:
+    """Two runs case by case, B against A; or whole models, as soon as there is anything about them."""
+    from qbench.model.compare import read_inputs
+    from qbench.model.compare.command import compare_whole_models
+
+    if args.fail_over is None and (args.sample or args.files):
+        inputs = read_inputs(args.files)
+        if inputs.has_models or options_given(args) or len(inputs.runs) != 2:
+            return compare_whole_models(inputs, args)
+        return compare_runs(inputs.runs, None)
+    if len(args.files) != 2 or options_given(args):
+        raise CannotCombine(
+            "give files to compare; --fail-over takes two results.json and no option of whole models"
+        )
+    return compare_runs([(str(path), read_run(path)) for path in args.files], args.fail_over)
+
+
+def compare_runs(runs: Sequence[tuple[str, Run]], fail_over: float | None) -> int:
     """Print b against a; exit 1 when `fail_over` (0.05 = 5%) is given and exceeded."""
     from qbench.report.comparison import comparison_text, failures_text
 
-    found = compare(read_run(a), read_run(b))
-    print(comparison_text(found, str(a), str(b)), end="")
+    (a, first), (b, second) = runs
+    found = compare(first, second)
+    print(comparison_text(found, a, b), end="")
     if fail_over is None:
         return EXIT_OK
     if not found.same_device:
@@ -225,10 +245,23 @@ def _parser() -> argparse.ArgumentParser:
         ("providers", "list each op/provider with its number of cases; all arguments go to pytest"),
     ):
         add(name, text).add_argument("pytest_args", nargs="*", help="paths and options, as for pytest")
-    command = add("compare", "ratios of two results.json, B over A")
-    command.add_argument("a", type=Path, metavar="A.json")
-    command.add_argument("b", type=Path, metavar="B.json")
-    command.add_argument("--fail-over", type=share, metavar="5%", help="exit 1 when a case is slower by more")
+    command = add(
+        "compare", "ratios of two results.json, B over A; or whole models across any number of files"
+    )
+    command.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE.json",
+        help="results.json; for whole models accuracy files and published tables as well",
+    )
+    command.add_argument(
+        "--fail-over",
+        type=share,
+        metavar="5%",
+        help="of two results.json: case by case, and exit 1 when a case is slower by more",
+    )
+    add_model_options(command)
     command = add("spread", "how much the stored times move from process to process")
     command.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"), metavar="DIR")
     command.add_argument(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from qbench.check import Mismatch
+    from qbench.measure import Bench, Trial
 
 AxisValue = int | float | str | bool
 Thunk = Callable[[], Any]
@@ -93,6 +94,8 @@ class Op:
     cost(workload) gives the bytes and flops of one call.
     alongside names operations whose results are drawn beside this one's where the shared axes agree;
     the first of them is what speedups are taken against.
+    trial(case, bench) makes a case ready to be measured in a way of its own, where one call is not a thunk that can
+    be repeated in bursts (a whole model's decoding); everything before and after stays as it is for every op.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Op:
     tolerance: Tolerance
     cost: Callable[[Workload], Cost]
     alongside: tuple[str, ...] = ()
+    trial: Callable[[Case, Bench], Trial] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

@@ -64,6 +64,15 @@ class Monitor:
             return 0
         return int(self._nvml.nvmlDeviceGetMaxClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
 
+    def energy_j(self) -> float | None:
+        """Joules drawn since the driver was loaded; None where the card does not count them. Moves every 20-100 ms."""
+        if not self.available:
+            return None
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except self._nvml.NVMLError:  # before Volta, or a slice of a GPU
+            return None
+
     def throttle_reasons(self) -> tuple[str, ...]:
         if not self.available:
             return ()

@@ -30,7 +30,7 @@ def describe(index: int | None = None) -> Device:
     import torch
 
     if not has_cuda():
-        return Device("cpu", _cpu_name(), "", cpu_cores(), _host_memory_gib())
+        return describe_cpu()
     properties = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
     return Device(
         "cuda",
@@ -39,6 +39,11 @@ def describe(index: int | None = None) -> Device:
         properties.multi_processor_count,
         round(properties.total_memory / 2**30),
     )
+
+
+def describe_cpu() -> Device:
+    """This CPU, also where there is a GPU beside it."""
+    return Device("cpu", _cpu_name(), "", cpu_cores(), _host_memory_gib())
 
 
 def versions() -> dict[str, str]:

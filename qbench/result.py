@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 SCHEMA = 1
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
+Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 Status = Literal["ok", "unsupported", "wrong", "error"]
 T = TypeVar("T")
 
@@ -117,6 +118,10 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     judgement: Judgement | None = None
     alongside: tuple[str, ...] = ()
     accumulator: str = ""  # what the provider declares; "" in files that do not know it
+    figures: dict[
+        str, Finite
+    ] = {}  # further numbers of an op that measures in its own way; names end in the unit
+    labels: dict[str, str] = {}  # and words, such as the mode that a provider ran in
 
     @property
     def tflops(self) -> float | None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from qbench.case import Case, Unsupported, provider_info
-from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Status, Times, Verdict
+from qbench.result import SCHEMA, Ceilings, Judgement, Result, Run, Status, Verdict
 
 if TYPE_CHECKING:
     from qbench.baseline import Change, Store
-    from qbench.measure import Bench
+    from qbench.measure import Bench, Measured
     from qbench.verdict import Policy
 
 Update = Literal["append", "missing", "replace", "dry"]
@@ -108,9 +108,9 @@ class Session:
             records = self.store.records(case.op.name, case.id)  # a broken file is said before time is spent
             if self.ceilings is None:
                 self.ceilings = self.bench.ceilings()
-            times, samples = self.bench.measure(case)
-            judgement = judge(times, records, self.policy)
-            return self._result(case, "ok", times=times, judgement=judgement), samples
+            measured = self.bench.measure(case)
+            judgement = judge(measured.times, records, self.policy)
+            return self._result(case, "ok", measured=measured, judgement=judgement), measured.samples
 
         result, samples = self._recorded(case, work)
         self._keep(result)
@@ -121,7 +121,7 @@ class Session:
         for index, result in enumerate(self.results):
             if result.case == case and result.status == "ok":
                 self.results[index] = msgspec.structs.replace(
-                    result, status="error", reason=reason, times=None, judgement=None
+                    result, status="error", reason=reason, times=None, judgement=None, figures={}
                 )
 
     def _keep(self, result: Result) -> None:
@@ -153,10 +153,10 @@ class Session:
         case: Case,
         status: Status,
         reason: str = "",
-        times: Times | None = None,
+        measured: Measured | None = None,
         judgement: Judgement | None = None,
     ) -> Result:
-        cost = case.op.cost(case.workload)
+        cost = (measured and measured.cost) or case.op.cost(case.workload)
         return Result(
             case=case.id,
             op=case.op.name,
@@ -167,10 +167,12 @@ class Session:
             bytes=cost.bytes,
             flops=cost.flops,
             elements=cost.elements,
-            times=times,
+            times=measured.times if measured else None,
             judgement=judgement,
             alongside=case.op.alongside,
             accumulator=provider_info(case.provider).accumulator,
+            figures=dict(measured.figures) if measured else {},
+            labels=dict(measured.labels) if measured else {},
         )
 
     def run(self) -> Run:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,17 +75,26 @@ def time_wall(thunk: Thunk, policy: TimingPolicy) -> Timed:
         thunk()
     once = _clocked(thunk, 1)
     launches = max(1, min(_MAX_LAUNCHES, int(policy.burst_ms * 1e6 / once)))
+    with undisturbed() as throttle:
+        samples = until_converged(lambda: _clocked(thunk, launches), once * launches, policy)
+    return Timed(samples, "wall", launches, 1, False, [thunk()], throttle=tuple(throttle))
+
+
+@contextmanager
+def undisturbed() -> Iterator[list[str]]:
+    """No garbage is collected within; the list says ["preempted"] after it where others took the CPU away."""
+    said: list[str] = []
     collecting = gc.isenabled()
     gc.disable()
     start, taken_away = time.monotonic(), _preemptions()
     try:
-        samples = _until_converged(lambda: _clocked(thunk, launches), once * launches, policy)
+        yield said
     finally:
         if collecting:
             gc.enable()
     rate = (_preemptions() - taken_away) / (time.monotonic() - start) / torch.get_num_threads()
-    throttle = ("preempted",) if rate > _PREEMPTED_PER_S else ()
-    return Timed(samples, "wall", launches, 1, False, [thunk()], throttle=throttle)
+    if rate > _PREEMPTED_PER_S:
+        said.append("preempted")
 
 
 def _preemptions() -> int:
@@ -103,7 +113,7 @@ def _clocked(thunk: Thunk, launches: int) -> float:
     return max(1.0, (time.perf_counter_ns() - start) / launches)
 
 
-def _until_converged(burst: Callable[[], float], burst_ns: float, policy: TimingPolicy) -> Samples:
+def until_converged(burst: Callable[[], float], burst_ns: float, policy: TimingPolicy) -> Samples:
     """Bursts until the median is sure enough; a long burst is asked for less often than a short one."""
     floor = policy.bursts if burst_ns < 20e6 else max(3, policy.bursts // 2)
     deadline = time.monotonic() + policy.max_s
@@ -184,7 +194,7 @@ class CudaTimer:
                     torch.sum(self._sweep)
                 return self._between(burst, lead) / burst.launches
 
-            samples = _until_converged(sample, length_ns, self.policy)
+            samples = until_converged(sample, length_ns, self.policy)
             after, reasons = self.monitor.clock_mhz(), self.monitor.throttle_reasons()
             poison(burst.outputs, keep)
             burst.run()

@@ -18,7 +18,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -29,7 +29,7 @@ from qbench.case import Case, Thunk, Unsupported, provider_info
 from qbench.gate.protocol import TAINTED, Answer, End, Facts, Outcome, Place, Ready, Request
 
 if TYPE_CHECKING:
-    from qbench.measure import Bench
+    from qbench.measure import Bench, Trial
 
 
 # What each fork would import for itself otherwise. hypothesis: its pytest plugin loads it when a session ends;
@@ -161,8 +161,7 @@ def _measure(bench: Bench, request: Request, cases: dict[str, Case], answers: IO
         if name in request.inject_ns:
             case = inject(case, request.inject_ns[name])
         try:
-            times, _ = bench.measure(case)
-            outcome = Outcome(name, "ok", times)
+            outcome = Outcome(name, "ok", bench.measure(case).times)
         except Unsupported as error:
             outcome = Outcome(name, "unsupported", reason=str(error))
         except WrongResult as error:
@@ -189,36 +188,50 @@ def _gpu_works() -> bool:
 
 
 def inject(case: Case, extra_ns: float) -> Case:
-    """The case with its provider made slower by about `extra_ns` a call: a spin on the GPU, a busy wait on a CPU."""
-    import time
+    """The case with its provider made slower by about `extra_ns` a call: a spin on the GPU, a busy wait on a CPU.
 
-    import torch
+    An op that measures in its own way waits once in each timed part.
+    """
+    if (own := case.op.trial) is not None:
 
+        def slower_trial(case: Case, bench: Bench) -> Trial:
+            trial = own(case, bench)
+            trial.delay = _pause(extra_ns)
+            return trial
+
+        return replace(case, op=replace(case.op, trial=slower_trial))
     prepare = case.provider
 
     def slower(*inputs: Any) -> Thunk:
-        thunk = prepare(*inputs)
-        if torch.cuda.is_available():
-            # a spin is a launch of its own, about 0.7 us (H200); its cycles are the SM clock's
-            mhz = torch.cuda.get_device_properties(torch.cuda.current_device()).clock_rate / 1e3
-            cycles = max(1, int((extra_ns - 700) * mhz / 1e3))
+        thunk, pause = prepare(*inputs), _pause(extra_ns)
 
-            def run() -> Any:
-                torch.cuda._sleep(cycles)
-                return thunk()
-        else:
-
-            def run() -> Any:
-                result = thunk()
-                until = time.perf_counter_ns() + extra_ns
-                while time.perf_counter_ns() < until:
-                    pass
-                return result
+        def run() -> Any:
+            pause()
+            return thunk()
 
         return run
 
     slower.__qbench_provider__ = provider_info(prepare)  # type: ignore[attr-defined]
     return replace(case, provider=slower)
+
+
+def _pause(extra_ns: float) -> Callable[[], None]:
+    import time
+
+    import torch
+
+    if torch.cuda.is_available():
+        # a spin is a launch of its own, about 0.7 us (H200); its cycles are the SM clock's
+        mhz = torch.cuda.get_device_properties(torch.cuda.current_device()).clock_rate / 1e3
+        cycles = max(1, int((extra_ns - 700) * mhz / 1e3))
+        return lambda: torch.cuda._sleep(cycles)
+
+    def busy() -> None:
+        until = time.perf_counter_ns() + extra_ns
+        while time.perf_counter_ns() < until:
+            pass
+
+    return busy
 
 
 def _say(answers: IO[bytes], answer: Answer) -> None:

@@ -19,6 +19,8 @@ VERDICTS = {
 }
 STATUS = {"unsupported": "n/a", "wrong": "WRONG", "error": "ERROR"}
 LONGEST_REASON = 300
+SAID_ELSEWHERE = ("wall_s", "tokens", "roofline_percent")  # figures that µs, the axes and % ceiling repeat
+TOLD = ("mode", "backend", "method")  # the labels that stand in tables; results.csv has all
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def sheet_grid(run: Run, sheet: Sheet, footnotes: Footnotes) -> Grid:
     used: dict[int, str] = {}
     notes, lines = _set_aside(sheet, footnotes, used)
     reference = sheet.line(sheet.reference)
-    columns = [column for column in _columns(run, reference) if column.name == "µs" or column.fits(sheet)]
+    columns = [
+        column for column in _columns(run, sheet, reference) if column.name == "µs" or column.fits(sheet)
+    ]
     rows = []
     for x in sheet.xs:
         shown = str(x)
@@ -75,7 +79,7 @@ def sheet_grid(run: Run, sheet: Sheet, footnotes: Footnotes) -> Grid:
         header,
         tuple(rows),
         tuple(notes),
-        frozenset({"provider", "verdict", *(() if sheet.numeric else (header[0],))}),
+        frozenset({"provider", "verdict", *TOLD, *(() if sheet.numeric else (header[0],))}),
     )
 
 
@@ -110,6 +114,11 @@ def rate_of(sheet: Sheet) -> tuple[str, Callable[[Result], float | None]]:
     if any(result.flops for result in sheet.results if result.op == sheet.op):
         return "TFLOP/s", lambda result: result.tflops
     return "GB/s", lambda result: result.gbps
+
+
+def _words(name: str) -> str:
+    """`joules_per_token` as a heading: `joules per token`."""
+    return name.replace("_", " ")
 
 
 def percent(run: Run, result: Result) -> str:
@@ -161,7 +170,7 @@ class _Column:
         return any(p.result.times and self.cell(p.result, p.x) for line in sheet.lines for p in line.points)
 
 
-def _columns(run: Run, reference: Line | None) -> list[_Column]:
+def _columns(run: Run, sheet: Sheet, reference: Line | None) -> list[_Column]:
     def optional(value: float | None) -> str:
         return "" if value is None else number(value)
 
@@ -173,6 +182,17 @@ def _columns(run: Run, reference: Line | None) -> list[_Column]:
         base = next((p.result.times for p in reference.points if p.x == x), None) if reference else None
         return f"{number(base.median_ns / result.times.median_ns)}×" if base and result.times else ""
 
+    def figure(name: str) -> _Column:
+        return _Column(_words(name), lambda result, x: optional(result.figures.get(name)))
+
+    def label(name: str) -> _Column:
+        return _Column(_words(name), lambda result, x: result.labels.get(name, ""))
+
+    results = [result for result in sheet.results if result.times]
+    figures = dict.fromkeys(
+        name for result in results for name in result.figures if name not in SAID_ELSEWHERE
+    )
+    labels = [name for name in TOLD if any(name in result.labels for result in results)]
     return [
         _Column("µs", lambda result, x: microseconds(result.times.median_ns) if result.times else ""),
         _Column("[p20–p80]", interval),
@@ -181,6 +201,8 @@ def _columns(run: Run, reference: Line | None) -> list[_Column]:
         _Column("ns/element", lambda result, x: "" if result.flops else optional(result.ns_per_element)),
         _Column("% ceiling", lambda result, x: percent(run, result)),
         _Column("speedup", speedup),
+        *(figure(name) for name in figures),
+        *(label(name) for name in labels),
         _Column("verdict", lambda result, x: VERDICTS[result.judgement.verdict] if result.judgement else ""),
     ]
 

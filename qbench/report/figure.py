@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe & Ito 2008: eight colours that colour-blind readers can tell apart; the marker changes with the round.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CEILING = "#777777"
 _TICK_LETTERS = 40  # more than this under the axis is written aslant
@@ -46,14 +46,14 @@ def plot_png(run: Run, sheet: Sheet) -> bytes:
         # NaN where there is no time: the line breaks there, instead of bridging a case that failed.
         ys = [rate(point.result) or math.nan for point in line.points]
         bars = [_bar(point.result, y) for point, y in zip(line.points, ys, strict=True)]
-        label, color = _plain(line.label), _COLORS[count % len(_COLORS)]
+        label, color = plain(line.label), COLORS[count % len(COLORS)]
         axes.errorbar(
             [place[point.x] for point in line.points],
             ys,
             yerr=[[low for low, _ in bars], [high for _, high in bars]],
             label=label,
             color=color,
-            marker=_MARKERS[count // len(_COLORS) % len(_MARKERS)],
+            marker=_MARKERS[count // len(COLORS) % len(_MARKERS)],
             ls="-" if sheet.numeric else "none",
             ms=5,
             lw=1.6,
@@ -63,9 +63,9 @@ def plot_png(run: Run, sheet: Sheet) -> bytes:
         rates += [y for y in ys if y > 0]
     rates += _ceilings(axes, run, sheet, unit, place)
     _scales(axes, sheet, list(place.values()), rates)
-    axes.set_xlabel(_plain(sheet.x or "case"))
+    axes.set_xlabel(plain(sheet.x or "case"))
     axes.set_ylabel(f"throughput [{unit}], median with p20–p80")
-    axes.set_title(_plain(f"{run.device.name}\n{sheet.title}"), fontsize=11, loc="left")
+    axes.set_title(plain(f"{run.device.name}\n{sheet.title}"), fontsize=11, loc="left")
     axes.grid(True, which="major", color="#dddddd", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     _legends(figure, axes, [] if sheet.numeric else [label for label, _, _, _ in drawn])
@@ -116,7 +116,7 @@ def _scales(axes: Axes, sheet: Sheet, xs: list[float], rates: list[float]) -> No
         return f"{value:.12g}"
 
     ticks = _thinned(xs) if sheet.numeric else xs
-    texts = [text(x, 0) for x in ticks] if sheet.numeric else [_plain(str(x)) for x in sheet.xs]
+    texts = [text(x, 0) for x in ticks] if sheet.numeric else [plain(str(x)) for x in sheet.xs]
     if sheet.numeric and min(xs) > 0:
         axes.set_xscale("log", base=2)
         axes.set_xlim(min(xs) / 1.25, max(xs) * 1.25)
@@ -176,7 +176,7 @@ def _ceilings(axes: Axes, run: Run, sheet: Sheet, unit: str, place: dict[Any, fl
     if len(reach) < 2 or not below:
         return [top]
     curve = reach[: below[-1] + 2]  # up to the first point where the matrix rate takes over
-    text = _plain(f"{copy}, at the bytes of {sheet.op}")
+    text = plain(f"{copy}, at the bytes of {sheet.op}")
     axes.plot(*zip(*curve, strict=True), color=_CEILING, ls=":", lw=1.6, zorder=1, label=text, scaley=False)
     return [top]
 
@@ -228,7 +228,7 @@ def spread(wanted: Sequence[float], step: float) -> list[float]:
     return placed
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib draws as it stands: no formula between dollars, no label hidden by an underscore."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -6,9 +6,12 @@ from qbench.result import Result
 
 
 def junit_properties(result: Result) -> list[tuple[str, object]]:
-    """Names begin with `qbench_` and end in their unit; absent facts are left out."""
+    """Names begin with `qbench_` and end in their unit; absent facts are left out. What every case has keeps its
+    name where an op's own figure or label is called the same."""
     times, judged = result.times, result.judgement
     facts: dict[str, object] = {
+        **result.figures,
+        **result.labels,
         "case": result.case,
         "status": result.status,
         "reason": result.reason,

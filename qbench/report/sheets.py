@@ -17,7 +17,7 @@ from typing import NamedTuple
 from qbench.result import Result
 
 AxisValue = int | float | str | bool
-SWEPT = ("m", "tokens")  # the axis drawn from left to right, in order of preference
+SWEPT = ("m", "tokens", "batch")  # the axis drawn from left to right, in order of preference
 
 
 class Point(NamedTuple):

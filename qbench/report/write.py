@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -34,10 +35,12 @@ def write_report(directory: Path, run: Run) -> Written:
 
 
 def results_csv(run: Run) -> str:
-    """One flat row per result; an axis that a result lacks is empty."""
-    axes = list(dict.fromkeys(name for result in run.results for name in result.axes))
+    """One flat row per result; an axis, figure or label that a result lacks is empty."""
+    axes = _names(result.axes for result in run.results)
+    figures = _names(result.figures for result in run.results)
+    labels = _names(result.labels for result in run.results)
     out = StringIO()
-    rows = [_row(run, result, axes) for result in run.results]
+    rows = [_row(run, result, axes, figures, labels) for result in run.results]
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -45,7 +48,14 @@ def results_csv(run: Run) -> str:
     return out.getvalue()
 
 
-def _row(run: Run, result: Result, axes: list[str]) -> dict[str, object]:
+def _names(each: Iterable[Mapping[str, object]]) -> list[str]:
+    """Every name once, in the order they come."""
+    return list(dict.fromkeys(name for facts in each for name in facts))
+
+
+def _row(
+    run: Run, result: Result, axes: list[str], figures: list[str], labels: list[str]
+) -> dict[str, object]:
     times, judged = result.times, result.judgement
     return {
         "at": run.at,
@@ -67,6 +77,8 @@ def _row(run: Run, result: Result, axes: list[str]) -> dict[str, object]:
         "ns_per_element": result.ns_per_element,
         "percent_of_matmul": run.percent_of_matmul(result),
         "percent_of_memory": run.percent_of_memory(result),
+        **{f"figure_{name}": result.figures.get(name) for name in figures},
+        **{f"label_{name}": result.labels.get(name) for name in labels},
         "samples": times and times.samples,
         "launches": times and times.launches,
         "copies": times and times.copies,

@@ -3,12 +3,17 @@
 A bench module defines `cases(sweep)`; its test takes `case` and `qbench`. Without a GPU the shapes are small
 ones of the same kind, since the models' own take minutes a product on a CPU; naming --models or
 --batch-sizes asks for the real ones anywhere.
+
+--recipes asks for whole models instead (test_models.py): then --models are those that are built, and --batch-sizes how
+many texts are decoded at once. Without it a tiny one is run where there is no GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +56,16 @@ class Sweep:
     dtypes: tuple[str, ...]
     full: bool
     gpu: bool
+    recipes: tuple[str, ...] = ()
+    prompts: tuple[int, ...] = ()
+    new_tokens: int | None = None
+    layer_count: int | None = None
+
+    @property
+    def tiny_model(self) -> bool:
+        """A tiny model by two recipes: nothing at all was selected, and there is no GPU."""
+        plain = Sweep((), (), (), (), (), (), (), None, False, (), False, False)
+        return not self.gpu and self == plain
 
     @property
     def small(self) -> bool:
@@ -139,6 +154,26 @@ def _model(name: str) -> models.Model:
     return models.get_model(name)
 
 
+def whole_model(name: str, layers: int | None = None) -> tuple[str, Callable[[torch.device], Any]]:
+    """The name of its baselines and the builder of a model: a preset's, or a local folder's.
+
+    Raises ValueError for a name that no preset has, FileNotFoundError for a folder that is none.
+    """
+    if name.startswith((".", "/")):
+        if not (Path(name) / "config.json").is_file():
+            raise FileNotFoundError(f"no model at {name}: give a local folder with config.json")
+        if layers is not None:
+            raise ValueError(f"--layers {layers}: {name} is read as it is; cut a preset instead")
+        plain = re.sub(r"[^A-Za-z0-9_.+-]", "-", Path(name).resolve().name)
+        return plain, lambda device: models.load(name, device=device)
+    known = {one.lower(): one for key in models.PRESETS for one in (key, key.partition("/")[2]) if one}
+    preset = known.get(name.lower()) or (models.get_model(name).name if name else name)
+    if preset not in known.values():
+        raise ValueError(f"{name!r} has swept shapes only; whole models: {', '.join(models.PRESETS)}")
+    label = preset.rpartition("/")[2] + (f"-{layers}-layers" if layers else "")
+    return label, lambda device: models.build(preset, device=device, layers=layers)
+
+
 KNOWN_PROVIDERS = ("torch-bf16", "torch-eager", "torch-exact", "torch-compile", "torch-compile-fp8", "torch-scaled-mm",
                    "torch-scaled-mm-fp8", "torch-scaled-mm-fp8-slow", "triton", "triton-prepared", "triton-fp8",
                    "triton-scaled", "layer", "prepared-layer", "prepared-fp8-layer", "vllm", "vllm-cutlass", "qutlass",
@@ -164,6 +199,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--static-scale", action="store_true", help="only static scales")
     group.addoption("--dtype", nargs="+", choices=DTYPES, default=(), help="dtypes given to quantizers")
     group.addoption(
+        "--recipes",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help=f"whole models by these recipes: {', '.join(models.RECIPES)}",
+    )
+    group.addoption(
+        "--prompts", nargs="+", type=int, default=(), metavar="N", help="tokens read (default: 128)"
+    )
+    group.addoption("--new-tokens", type=int, metavar="N", help="tokens decoded (default: 64)")
+    group.addoption("--layers", type=int, metavar="N", help="only the first N layers of a whole model")
+    group.addoption(
         "--full", action="store_true", help="the complete sweep: all batch and Hadamard sizes, dtypes"
     )
 
@@ -175,7 +222,13 @@ def sweep_of(config: pytest.Config) -> Sweep:
     for name in providers:
         if name not in KNOWN_PROVIDERS:
             raise pytest.UsageError(f"unknown provider {name!r}; known: {', '.join(KNOWN_PROVIDERS)}")
-    for name in ("--batch-sizes", "--tp-sizes", "--had-sizes", "--num-tokens", "--hidden-size"):
+    for name in option("--recipes"):
+        if name not in models.RECIPES:
+            raise pytest.UsageError(f"unknown recipe {name!r}; known: {', '.join(models.RECIPES)}")
+    for name in ("--new-tokens", "--layers"):
+        if option(name) is not None and option(name) < 1:
+            raise pytest.UsageError(f"{name} {option(name)}: a whole number of at least 1")
+    for name in ("--batch-sizes", "--tp-sizes", "--had-sizes", "--num-tokens", "--hidden-size", "--prompts"):
         if any(value < 1 for value in option(name)):
             raise pytest.UsageError(f"{name} {option(name)}: whole numbers of at least 1")
     for size in option("--had-sizes"):
@@ -185,10 +238,15 @@ def sweep_of(config: pytest.Config) -> Sweep:
         tuple(option("--models")), tuple(option("--tp-sizes")), tuple(option("--batch-sizes")),
         tuple(option("--had-sizes")), providers, tuple(option("--num-tokens")), tuple(option("--hidden-size")),
         option("--quant-dtype"), option("--static-scale"), tuple(option("--dtype")), option("--full"),
-        torch.cuda.is_available(),
+        torch.cuda.is_available(), tuple(option("--recipes")), tuple(option("--prompts")), option("--new-tokens"),
+        option("--layers"),
     )  # fmt: skip
     try:
-        replace(made, batch_sizes=(1,)).gemms()
+        if made.recipes:
+            for name in made.models:
+                whole_model(name, made.layer_count)
+        else:
+            replace(made, batch_sizes=(1,)).gemms()
     except (ValueError, FileNotFoundError) as error:
         raise pytest.UsageError(str(error)) from error
     return made
@@ -209,7 +267,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     # A model's layer may have a shape that another module times anyway: the first to name a case keeps it.
     owners, module = metafunc.config.stash[OWNERS], metafunc.module.__name__
-    made = [
-        case for case in chosen(metafunc.config.stash[SWEEP]) if owners.setdefault(case.id, module) == module
-    ]
+    sweep = metafunc.config.stash[SWEEP]
+    whole = getattr(metafunc.module, "WHOLE_MODELS", False)
+    listed = chosen(sweep) if whole or not sweep.recipes else []
+    made = [case for case in listed if owners.setdefault(case.id, module) == module]
     metafunc.parametrize("case", made, ids=[case.id for case in made])

@@ -267,7 +267,7 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str], words
     [
         [],
         ["unknown"],
-        ["compare", "one.json"],
+        ["compare", "a.json", "b.json", "--baseline"],
         ["merge", "a.json"],
         ["devices", "x"],
         ["gate", "--minutes", "0"],

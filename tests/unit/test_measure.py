@@ -66,7 +66,8 @@ def test_operands_are_copied_until_they_fill_the_cache_three_times_and_each_copy
         prepared.append(x)
         return lambda: 2 * x
 
-    times, samples = bench.measure(case(double))
+    measured = bench.measure(case(double))
+    times, samples = measured.times, measured.samples
     assert (
         bench.timer.seen.copies == bench.timer.thunks == times.copies == len(prepared) == 6
     )  # 6 x 512 B >= 3 KiB

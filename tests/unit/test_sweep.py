@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from qbench.collect import collect
+from tests.bench.sweep import whole_model
 
 
 def ids(*options):
@@ -104,3 +105,55 @@ def test_a_local_config_json_is_a_model(tmp_path):
     )
     found = ids("--models", str(tmp_path / "config.json"), "--batch-sizes", "3", "--providers", "torch-bf16")
     assert "bf16_gemm/torch-bf16[m=3,n=1024,k=256]" in found
+
+
+def test_recipes_ask_for_whole_models_and_nothing_else():
+    found = ids(
+        "--recipes",
+        "bf16",
+        "int8",
+        "--models",
+        "Llama-3.1-8B",
+        "--batch-sizes",
+        "1",
+        "8",
+        "--new-tokens",
+        "4",
+    )
+    assert len(found) == 2 * 2 * 2
+    assert found[:2] == [
+        f"model_{part}/bf16[model=Llama-3.1-8B,batch=1,prompt=128,new=4]" for part in ("prefill", "decode")
+    ]
+    recipes = [name.split("/")[1].split("[")[0] for name in found]
+    assert recipes == ["bf16"] * 4 + ["int8"] * 4  # a model is built once for each
+
+
+def test_without_a_gpu_a_tiny_model_is_run_unless_something_was_selected():
+    assert {name.split("/")[0] for name in ids("-k", "test_models")} == {"model_prefill", "model_decode"}
+    assert ids("-k", "test_models", "--providers", "triton") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "label"),
+    [
+        ("llama-3.1-8b", None, "Llama-3.1-8B"),
+        ("nemotron-nano-9b-v2", None, "NVIDIA-Nemotron-Nano-9B-v2"),
+        ("Llama-3.3-70B", 2, "Llama-3.3-70B-Instruct-2-layers"),
+        ("tiny-llama", None, "tiny-llama"),
+    ],
+)
+def test_a_whole_model_is_named_as_its_preset_is(name, layers, label):
+    assert whole_model(name, layers)[0] == label
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "kind", "words"),
+    [
+        ("Llama-2-7b", None, ValueError, "swept shapes only; whole models: meta-llama/Llama-3.1-8B"),
+        ("Lama", None, ValueError, "unknown model 'Lama'"),
+        ("/nowhere", None, FileNotFoundError, "no model at /nowhere"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_said_with_those_that_can(name, layers, kind, words):
+    with pytest.raises(kind, match=words):
+        whole_model(name, layers)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.timing import TimingPolicy, _until_converged, plan, time_wall
+from qbench.timing import TimingPolicy, until_converged, plan, time_wall
 
 L2 = 50 << 20
 POLICY = TimingPolicy()
@@ -32,10 +32,10 @@ def test_a_long_call_is_launched_once():
 
 
 def test_bursts_stop_at_the_floor_when_steady_and_at_the_cap_when_not():
-    steady = _until_converged(lambda: 5.0, 5.0, POLICY)
+    steady = until_converged(lambda: 5.0, 5.0, POLICY)
     assert len(steady.ns) == POLICY.bursts
     wild = iter(range(1, 1000))
-    assert len(_until_converged(lambda: float(next(wild)), 5.0, POLICY).ns) == POLICY.max_bursts
+    assert len(until_converged(lambda: float(next(wild)), 5.0, POLICY).ns) == POLICY.max_bursts
 
 
 def test_the_wall_clock_sees_a_sleep():

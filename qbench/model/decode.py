@@ -1,0 +1,124 @@
+"""Greedy decoding with everything on the device: one prompt, a fixed number of tokens, no test for an end.
+
+`prefill` reads the prompt and chooses the first token; `decode` makes `new` more, each by one step that reads its
+token and position from device memory, chooses the next by argmax and writes both back. The host queues steps and
+waits for none of them. `generate` of transformers is a check of this, not the timer: it asks the device after each
+token whether the text has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from qbench.model.cache import forward, prompt_tokens, static_cache, text_config
+from qbench.model.graph import Compilations, Mode, NotOneGraph, compiled
+
+
+class Decoder:
+    """A model with a static cache, ready to decode `new` tokens after a prompt [batch, prompt] of random tokens.
+
+    mode: "graph" is one compiled graph replayed as a CUDA graph (the default on a GPU), "traced" one traced graph run
+    op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the first `decode`.
+    history [batch, prompt + 1 + new] holds the prompt and every token chosen; position [1] is the place of the token
+    that the next step reads; logits [batch, vocabulary] are those of the last step.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, batch: int, prompt: int, new: int, seed: int = 0, mode: Mode | None = None
+    ) -> None:
+        for name, value in (("batch", batch), ("prompt", prompt), ("new", new)):
+            if value < 1:
+                raise ValueError(f"{name} {value}: expected a whole number of at least 1")
+        self.model = model.eval()
+        self.batch, self.prompt, self.new, self.seed = batch, prompt, new, seed
+        weight = next(model.parameters())
+        self.device = weight.device
+        self.mode: Mode = mode or ("graph" if self.device.type == "cuda" else "eager")
+        vocabulary = int(text_config(model).vocab_size)
+        self.cache = static_cache(model, prompt + new)
+        self.history = torch.zeros(batch, prompt + 1 + new, dtype=torch.int64, device=self.device)
+        self.history[:, :prompt] = prompt_tokens(vocabulary, batch, prompt, seed)
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.logits = torch.zeros(batch, vocabulary, dtype=weight.dtype, device=self.device)
+        self.compile_s = 0.0
+        self.compilations = Compilations()
+        for each in (self.history, self.position, self.logits):
+            torch._dynamo.mark_static_address(each)  # or writing to them keeps a graph from being captured
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget everything but the prompt."""
+        self.cache.reset()
+        self.position.zero_()
+        self.history[:, self.prompt :] = 0
+
+    @torch.no_grad()
+    def prefill(self) -> None:
+        """Read the prompt into the empty cache and choose the first token. Runs eagerly: its shape is used once."""
+        positions = torch.arange(self.prompt, device=self.device)[None]
+        logits = forward(self.model, self.history[:, : self.prompt], cache=self.cache, positions=positions)
+        self.logits.copy_(logits[:, -1])
+        self.history[:, self.prompt] = self.logits.argmax(-1)
+        self.position.fill_(self.prompt)
+
+    @torch.no_grad()
+    def step(self, history: Tensor, position: Tensor, logits: Tensor) -> None:
+        """The token at `position` goes in, the next one is written behind it. All arguments are changed in place."""
+        token = history.index_select(1, position)
+        made = forward(self.model, token, cache=self.cache, positions=position[None])
+        logits.copy_(made[:, -1])
+        position.add_(1)
+        history.index_copy_(1, position, logits.argmax(-1, keepdim=True))
+
+    @torch.no_grad()
+    def decode(self, steps: int | None = None, *, watch: Collection[int] = ()) -> dict[int, Tensor]:
+        """Queue `steps` steps (all `new` of them by default); copies of the logits after the steps in `watch`."""
+        seen = {}
+        run = self.run
+        with self.compilations.counting():
+            for index in range(self.new if steps is None else steps):
+                run(self.history, self.position, self.logits)
+                if index in watch:
+                    seen[index] = self.logits.clone()
+        return seen
+
+    @cached_property
+    def run(self) -> Callable[[Tensor, Tensor, Tensor], None]:
+        """The step as it is timed: compiled, warmed up and captured when it is first asked for.
+
+        The cache's tensors exist by then, and the third call is the first that replays. Raises NotOneGraph.
+        """
+        if self.mode == "eager":
+            return self.step
+        start = time.perf_counter()
+        run = compiled(self.step, self.mode)
+        try:
+            for _ in range(3):
+                self.reset()
+                self.prefill()
+                with self.compilations.counting():
+                    run(self.history, self.position, self.logits)
+        except torch._dynamo.exc.Unsupported as error:
+            raise NotOneGraph(
+                f"the decoding step cannot be compiled into one graph: {str(error).strip()[:1500]}"
+            ) from error
+        self.synchronize()
+        self.compile_s = time.perf_counter() - start
+        self.compilations.assert_one_graph(self.mode, "after warming up")
+        self.reset()
+        self.prefill()
+        return run
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def tokens(self) -> Tensor:
+        """What was decoded, [batch, 1 + new]: the prefill's token first."""
+        return self.history[:, self.prompt :]
