@@ -26,7 +26,7 @@ def tiny():
 def file(tmp_path, tiny):
     path = tmp_path / "test.jsonl"
     path.write_text(
-        "".join(json.dumps({"question": p.question, "answer": p.answer}) + "\n" for p in tiny[2][:24])
+        "".join(json.dumps({"question": p.question, "answer": p.answer}) + "\n" for p in tiny[2][:16])
     )
     return path
 
@@ -49,23 +49,23 @@ def _oracle(answers):
 
 
 def test_a_gold_oracle_solves_all_and_one_wrong_answer_is_that_problem(tiny, file):
-    answers = {f"Question: {p.question}\nAnswer:": f" {p.answer}" for p in tiny[2][:24]}
-    assert solved(_oracle(answers), file) == (True,) * 24
+    answers = {f"Question: {p.question}\nAnswer:": f" {p.answer}" for p in tiny[2][:16]}
+    assert solved(_oracle(answers), file) == (True,) * 16
     wrong = f"Question: {tiny[2][5].question}\nAnswer:"
     answers[wrong] += "0"
-    assert solved(_oracle(answers), file) == tuple(i != 5 for i in range(24))
+    assert solved(_oracle(answers), file) == tuple(i != 5 for i in range(16))
 
 
 def test_random_weights_solve_nothing(tiny, file):
     model = train.build(3, tiny[1].eos_token_id)
     accuracy = run_lm_eval(model, tiny[1], file, name="random", recipe="bf16", new=8)
-    assert accuracy.correct == (False,) * 24 and accuracy.digest == digest(tiny[2][:24])
+    assert accuracy.correct == (False,) * 16 and accuracy.digest == digest(tiny[2][:16])
 
 
 def test_it_agrees_with_our_own_decoding(tiny, file):
     model, tokenizer, problems = tiny
     theirs = run_lm_eval(model, tokenizer, file, name="tiny", recipe="bf16", new=NEW, batch=8)
-    assert theirs.correct == exact_match(model, tokenizer, problems[:24], new=NEW).correct
+    assert theirs.correct == exact_match(model, tokenizer, problems[:16], new=NEW).correct
     assert theirs.score > 0.9
 
 
@@ -73,7 +73,7 @@ def test_worked_examples_are_shown_as_ours_are(tiny, file):
     from qbench.model.accuracy.problems import prompt
 
     shots = tiny[2][:2]
-    answers = {prompt(p, shots): p.answer for p in tiny[2][:24]}
+    answers = {prompt(p, shots): p.answer for p in tiny[2][:16]}
     assert all(solved(_oracle(answers), file, shots=file, count=2))
 
 

@@ -107,14 +107,14 @@ def test_nan_is_an_error_and_no_number():
 
 
 def test_the_interval_covers_and_narrows_with_the_text():
-    """95% nominal, for KL on 100 random texts of 40 windows; percentiles of so few windows run a little low."""
+    """95% nominal, for KL on 60 random texts of 40 windows; percentiles of so few windows run a little low."""
     a, b = Bigram(_table(1, 1.5)), Bigram(_table(2, 1.5))
     truth = divergence(a, b, windows(_text(40000, seed=99), length=100)).kl.value
     covered = sum(
         found.low <= truth <= found.high
-        for found in (divergence(a, b, windows(_text(400, seed=s), length=10)).kl for s in range(100))
+        for found in (divergence(a, b, windows(_text(400, seed=s), length=10)).kl for s in range(60))
     )
-    assert 86 <= covered <= 99
+    assert 50 <= covered <= 59
     short = divergence(a, b, windows(_text(400, seed=1), length=10)).kl
     long = divergence(a, b, windows(_text(6400, seed=1), length=10)).kl
     assert 3 < (short.high - short.low) / (long.high - long.low) < 5.5  # four, by the square root

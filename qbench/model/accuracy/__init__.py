@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qbench.model.accuracy.likelihood import (
         Estimate,
         Likelihood,
+        answer_windows,
         divergence,
         divergence_from,
         perplexity,
@@ -36,6 +37,7 @@ __all__ = [
     "Likelihood",
     "Paired",
     "Problem",
+    "answer_windows",
     "compare",
     "detectable",
     "digest",
@@ -58,7 +60,7 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("Answers", "exact_match"), "decode"),
     **dict.fromkeys(("Estimate", "Likelihood", "divergence_from", "divergence", "perplexity"), "likelihood"),
-    **dict.fromkeys(("reference_logits", "text_windows", "windows"), "likelihood"),
+    **dict.fromkeys(("answer_windows", "reference_logits", "text_windows", "windows"), "likelihood"),
     **dict.fromkeys(("Paired", "paired"), "mcnemar"),
     "measure": "measuring",
     **dict.fromkeys(("Problem", "digest", "read_problems"), "problems"),

@@ -25,6 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qbench.model.accuracy.problems import Problem, prompt
+
 _CHUNK = 1 << 23  # logits a step in float64: 64 MiB for each of the few copies alive
 _DRAWS = 2000
 
@@ -117,6 +119,23 @@ def text_windows(tokenizer: Any, text: str, *, length: int, stride: int | None =
     """Windows of a text as the tokenizer cuts it, without tokens that it would add."""
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return windows(ids, length=length, stride=stride)
+
+
+def answer_windows(
+    tokenizer: Any, problems: Sequence[Problem], shots: Sequence[Problem] = ()
+) -> tuple[Window, ...]:
+    """A window for each problem, its prompt as context and its written answer scored.
+
+    KL there moves long before a problem is lost: on the tiny model, codes of weights truncated instead of rounded raise
+    it thirtyfold and cost 3% of the problems.
+    """
+    found = []
+    for problem in problems:
+        asked = tokenizer(prompt(problem, shots)).input_ids
+        whole = tokenizer(f"{prompt(problem, shots)} {problem.answer}").input_ids
+        same = (i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b)
+        found.append(Window(torch.tensor(whole), next(same, len(asked))))  # a token may span the border
+    return tuple(found)
 
 
 def perplexity(model: Any, parts: Sequence[Window]) -> Estimate:

@@ -8,12 +8,13 @@ number of problems. The second says what loss is allowed: four-bit formats do lo
 margin is no bug. An undecided result is no failure: `inconclusive` says that more problems are needed. `ok` is
 non-inferiority proven: the interval of 95% lies above -margin, as a trial of non-inferiority would ask.
 
-What neither covers is that retraining or rescaling the same weights by a power of two moves the score of a four-bit
-model by about a point (.008 to .013 of 400 problems on the tiny model): no margin below 2 points is taken.
+What neither covers: retraining a four-bit model, or rescaling its weights in a way that changes no function, moves its
+score by about a point (.008 to .013 on 400 problems). So no margin below 2 points is taken.
 
-Seen by it: what spoils a model grossly, as nibbles swapped, one operand rotated, codes truncated or scales shifted by a
-block. Not seen: scales by a wrong rule, a missing global scale, another block size; a model takes those for noise of
-another kind, and they are the work of the kernels' own references.
+Seen by it: what spoils a model grossly, as nibbles swapped, one operand rotated, both operands truncated instead of
+rounded, scales shifted by a block. Not seen, or by KL alone (`likelihood.answer_windows`): weights truncated. Seen by
+neither: scales by another rule, a missing global scale; a model takes those for noise of another kind, and they are the
+work of the kernels' own references.
 """
 
 from __future__ import annotations
