@@ -53,6 +53,7 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "fold-ties": "checks_fold",
     "layouts": "checks_tiles",
     "norms": "checks_tiles",
+    "held": "checks_held",
     "prepared": "checks_prepared",
     "prepared-layer": "checks_prepared",
     "prepared-ops": "checks_prepared",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.timing import TimingPolicy, until_converged, plan, time_wall
+from qbench.timing import TimingPolicy, plan, time_wall, until_converged
 
 L2 = 50 << 20
 POLICY = TimingPolicy()

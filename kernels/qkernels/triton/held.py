@@ -28,7 +28,7 @@ from qkernels.triton.fp4 import magnitude_bits
 from qkernels.triton.fp4_words import largest_words, load_parts, values, words_fit
 from qkernels.triton.workspaces import counters, processors
 
-LEAST_ELEMENTS = 1 << 22  # below, two launches that overlap are quicker
+LEAST_ELEMENTS = 1 << 23  # below, two launches that overlap are as quick
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from functools import partial
 from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/nvfp4_quantize.py")
+_c = partial(Mutant, file="qkernels/triton/nvfp4_codes.py")
+_h = partial(Mutant, file="qkernels/triton/nvfp4_held.py")
 
 MUTANTS = (
-    _m(
+    _c(
         "nvfp4-global-scale-inverted",
         "tl.minimum(tl.div_rn(TOP, amax), _LARGEST)",
         "tl.minimum(tl.div_rn(amax, TOP), _LARGEST)",
@@ -17,7 +19,7 @@ MUTANTS = (
         "quantizer:values",
         "nvfp4",
     ),
-    _m(
+    _c(
         "nvfp4-global-scale-without-448",
         "tl.div_rn(TOP, amax)",
         "tl.div_rn(6.0, amax)",
@@ -25,7 +27,7 @@ MUTANTS = (
         "quantizer:values",
         "nvfp4",
     ),
-    _m(
+    _c(
         "nvfp4-global-scale-never-written",
         "        if tl.program_id(0) + tl.program_id(1) == 0:\n            tl.store(global_ptr, encode_scale)\n",
         "",
@@ -33,7 +35,7 @@ MUTANTS = (
         "quantizer:stale",
         "nvfp4",
     ),
-    _m(
+    _c(
         "nvfp4-zero-tensor-nan",
         "tl.where(amax > 0.0, tl.minimum(tl.div_rn(TOP, amax), _LARGEST), 1.0)",
         "tl.div_rn(TOP, amax)",
@@ -41,7 +43,7 @@ MUTANTS = (
         "quantizer:boundaries",
         "nvfp4",
     ),
-    _m(
+    _c(
         "nvfp4-global-scale-overflows",
         "tl.minimum(tl.div_rn(TOP, amax), _LARGEST)",
         "tl.div_rn(TOP, amax)",
@@ -49,7 +51,7 @@ MUTANTS = (
         "quantizer:boundaries",
         "nvfp4",
     ),
-    _m(
+    _c(
         "nvfp4-static-scale-inverted",
         "encode_scale = tl.load(global_ptr)",
         "encode_scale = 1.0 / tl.load(global_ptr)",
@@ -57,7 +59,7 @@ MUTANTS = (
         "quantizer:values",
         "nvfp4 static",
     ),
-    _m(
+    _c(
         "nvfp4-static-scale-ignored",
         "encode_scale = tl.load(global_ptr)",
         "encode_scale = 1.0",
@@ -67,8 +69,8 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-amax-of-unrotated",
-        "partial_amax(x, hadamard=hadamard, finite_only=True)",
-        "partial_amax(x, finite_only=True)",
+        "partial_amax(x, hadamard=hadamard, finite_only=True, early=early)",
+        "partial_amax(x, finite_only=True, early=early)",
         "the global scale is that of x before the rotation",
         "quantizer:values",
         "nvfp4 hadamard 32",
@@ -162,12 +164,12 @@ MUTANTS = (
     ),
     _m(
         "nvfp4-given-global-scale-left",
-        'None if outputs is None else outputs.global_scale, "global_scale_out"',
-        'None, "global_scale_out"',
+        "given = None if outputs is None else outputs.global_scale",
+        "given = None",
         "the caller's tensor for the global scale is not written",
         "layouts",
     ),
-    _m(
+    _c(
         "nvfp4-depends-on-the-batch",
         "    out_ptr = data_ptr",
         "    inverse = tl.where(row > 0, inverse * 1.000001, inverse)\n    out_ptr = data_ptr",
@@ -182,5 +184,19 @@ MUTANTS = (
         "the dynamic global scale differs from call to call by a unit in the last place, as sums by atomics do",
         "quantizer:repeat",
         "nvfp4",
+    ),
+    _h(
+        "nvfp4-held-parts-exchanged",
+        "words = (held[2 * i], held[2 * i + 1])",
+        "words = (held[2 * i + 1], held[2 * i])",
+        "the halves of each held block change places",
+        "held",
+    ),
+    _h(
+        "nvfp4-held-nonfinite-takes-the-tensor",
+        "HELD, AHEAD, True)",
+        "HELD, AHEAD, False)",
+        "an infinity takes the dynamic global scale with it",
+        "held",
     ),
 )

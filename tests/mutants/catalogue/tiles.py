@@ -28,14 +28,14 @@ MUTANTS = (
     ),
     _p(
         "tiles-rows-by-four",
-        "row % 32 * 16 + row % 128 // 32 * 4",
+        "((row & 31) << 4) + ((row & 96) >> 3)",
         "row % 128 // 4 * 16 + row % 4 * 4",
         "rows of blocked scales lie in another order",
         "layouts",
     ),
     _p(
         "tiles-too-narrow",
-        "row // 128 * ((blocks + 3) // 4)",
+        "(row >> 7) * ((blocks + 3) >> 2)",
         "row // 128 * (blocks // 4)",
         "where blocks are no multiple of four, the next 128 rows overwrite the end of these",
         "layouts",
