@@ -144,9 +144,9 @@ def amax() -> None:
     many = torch.ones(8 * 515, 128)  # groups of 16 and 17 programs; or each takes several tiles
     for place in ((-1, -1), (0, 0), (8 * 200, 5)):
         many[place] = -3.0
-        for most in (1 << 14, 200, 7):
-            assert _largest(many, most=most) == 3.0, (
-                f"one of many tiles is missing, with {most} programs at most"
+        for most, direct in ((1 << 14, 0), (200, 0), (7, None), (None, None)):
+            assert _largest(many, most=most, direct=direct) == 3.0, (
+                f"one of many tiles is missing, {most} programs, groups from {direct}"
             )
         many[place] = 1.0
     half = torch.ones(2, 96, dtype=torch.float16)

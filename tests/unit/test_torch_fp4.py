@@ -32,7 +32,7 @@ def test_formulas_quantize_as_the_format_says(fmt: Format, hadamard: int | None)
 @pytest.mark.parametrize("fmt", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
 def test_formulas_behind_a_norm_and_an_activation(fmt: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler's C++ takes minutes on a CPU; the formulas are the same without."""
-    monkeypatch.setattr(torch_fp4, "_compiled", lambda formula: formula)
+    monkeypatch.setattr(torch_fp4, "compiled", lambda formula, *key: formula)
     workload = Workload.of(0, m=3, k=128, dtype="half", residual=1)
     x, norm, options = rms_norm_fp4(fmt).inputs(workload, DEVICE)
     out = torch_fp4.torch_compile_norm(x, norm, options)()

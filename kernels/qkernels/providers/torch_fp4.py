@@ -31,7 +31,7 @@ from qkernels.hadamard import hadamard_matrix
 from qkernels.ops.fused import Norm
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.ops.require import require
-from qkernels.providers.torch_quantize import pack_e2m1
+from qkernels.providers.torch_quantize import compiled, pack_e2m1
 from qkernels.quantize import check_input
 from qkernels.tensor import QTensor
 
@@ -123,12 +123,6 @@ def _mxfp4(y: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor | None]:
     return pack_e2m1(scaled).flatten(-2), byte.to(torch.uint8), None
 
 
-@cache
-def _compiled(formula: Formula) -> Formula:
-    made: Formula = torch.compile(formula, dynamic=False)
-    return made
-
-
 def _quantized(parts: tuple[Tensor, Tensor, Tensor | None], options: QuantizeOptions) -> QTensor:
     data, scale, gs = parts
     rows, columns = data.shape[0], data.shape[1] * 2
@@ -144,7 +138,9 @@ def torch_eager_fp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor
 @provider("torch-compile")
 def torch_compile_fp4(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """The formula in fp32 under torch.compile, static shapes."""
-    return _alone(x, options, _compiled)
+    return _alone(
+        x, options, lambda formula: compiled(formula, x.shape, x.dtype, options.global_scale is None)
+    )
 
 
 def _alone(x: Tensor, options: QuantizeOptions, build: Callable[[Formula], Formula]) -> Callable[[], QTensor]:
@@ -160,7 +156,8 @@ def torch_compile_norm(
 ) -> Callable[[], tuple[QTensor, Tensor | None]]:
     """RMSNorm (of the sum with the residual) and the formula, under torch.compile."""
     require(options, "the plain torch formula", TAKES)
-    run, add = _compiled(formula_of(options.format, None, "norm")), norm.residual
+    formula, add = formula_of(options.format, None, "norm"), norm.residual
+    run = compiled(formula, x.shape, x.dtype)
 
     def timed() -> tuple[QTensor, Tensor | None]:
         total = x if add is None else x + add
@@ -174,5 +171,5 @@ def torch_compile_norm(
 def torch_compile_silu(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
     """SiLU * up and the formula, under torch.compile."""
     require(options, "the plain torch formula", TAKES)
-    run = _compiled(formula_of(options.format, None, "silu"))
+    run = compiled(formula_of(options.format, None, "silu"), x.shape, x.dtype)
     return lambda: _quantized(run(x, options.global_scale), options)

@@ -67,7 +67,13 @@ def torch_compile(x: Tensor, options: QuantizeOptions) -> Callable[[], QTensor]:
 def compiled(formula: Callable[..., Any], *key: object) -> Callable[..., Any]:
     """`formula` compiled once for each key. Dynamo compiles one code object 8 times at most and runs it eagerly from
     then on, so that each key has a code object of its own."""
-    own = FunctionType(formula.__code__.replace(), formula.__globals__, formula.__name__)
+    own = FunctionType(
+        formula.__code__.replace(),
+        formula.__globals__,
+        formula.__name__,
+        formula.__defaults__,
+        formula.__closure__,
+    )
     made: Callable[..., Any] = torch.compile(own, dynamic=False)
     return made
 

@@ -1,10 +1,10 @@
 """Largest magnitude of a matrix, without a host synchronization.
 
-A program takes a tile and stores the largest bits of |x| that it saw. Few tiles leave it at that: the kernel that needs
-the maximum reads all of these numbers. Of more, the program that comes last of each of 32 groups reads its group's and
-stores their largest, so that the next kernel reads 32 numbers and not thousands in each of its programs; a counter a
-group says who is last, and is left at zero (workspaces.py). Bits of magnitudes order as the magnitudes do, and a
-maximum does not depend on its order, so the result is exact and repeats.
+Programs take the tiles in turn and store the largest bits of |x| that each saw; the kernel that needs the maximum
+reads these numbers again and takes the largest (`largest`). Bits of magnitudes order as the magnitudes do, and a
+maximum does not depend on its order, so the result is exact and repeats. Where tiles are rotated, more programs pay:
+the one that comes last of each of 32 groups reads its group's numbers and stores their largest, so that the next kernel
+reads 32 and not thousands; a counter a group says who is last, and is left at zero (workspaces.py).
 
 A NaN has larger bits than every number and therefore propagates. With FINITE_ONLY, inf and NaN count as zero:
 that is how the dynamic global scale of NVFP4 keeps one bad block from taking the tensor with it.
@@ -16,9 +16,10 @@ Triton 3.6, Hadamard 32 on [1, 8192] with 256 threads for 128 blocks; the interp
 From sm_90 the kernel may begin while the one before it ends, and so may the one that needs the maximum (early.py,
 where the rules stand): launched early too, it can read its first part of x before it waits for the maxima.
 
-Measured (H200, torch 2.11, Triton 3.6, fp16 4096 x 8192 / 8192 x 16384): programs that each take a P-th of the tiles in
-a loop, P = 256 20.6 / 76.3 us, 512 21.7 / 71.7, 1024 18.4 / 66.7, 2048 18.0 / 62.8: the more, the nearer to the 62 us
-that reading takes. But FP8 per tensor did not gain: its second kernel read P numbers in each program.
+Measured (H200, torch 2.11, Triton 3.6, fp16 4096 x 8192 / 8192 x 16384): 256 programs 20.6 / 76.3 us, 512 21.7 / 71.7,
+1024 18.4 / 66.7, 2048 18.0 / 62.8, where reading takes 15.5 / 62; in groups 20.7 / 70.6. With the kernel that follows,
+FP8 per tensor: 512 programs 41.8 / 156, 1024 42.2 / 161, 2048 42.1 / 157, in groups 43.6 / 160.7; so 512 and no groups.
+NVFP4 rotated by 16: 512 programs 53.6 / 195.5, in groups 50.6 / 176.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from qkernels.triton.fp4_words import largest_words, load_parts, magnitudes_and_
 from qkernels.triton.launch import choose_tile
 from qkernels.triton.workspaces import counters
 
-DIRECT = 128  # numbers that the next kernel reads without a group's last program
-MOST = 16384  # programs; more tiles are taken in turn
+PROGRAMS = 512  # a power of two (read back as one vector); about four for each of 132 SMs
+DIRECT = 128  # as many numbers of rotated tiles the next kernel reads itself
+MOST = 16384  # programs with groups; more tiles are taken in turn
 GROUPS = 32
 _APART = 32  # counters, so that each has a cache line of its own
 
@@ -163,12 +165,13 @@ def partial_amax(
     early: bool = True,
     elements: int | None = None,
     each: int = 32,
-    most: int = MOST,
+    most: int | None = None,
+    direct: int | None = None,
 ) -> Tensor:
     """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous.
 
     early           the launch may begin while the kernel before it ends, where the GPU can
-    elements, each  of a tile and of a thread, for measurements; most: programs
+    elements, each, most, direct  for measurements: of a tile, of a thread; programs; of which no groups are made
     """
     m, k = x.shape
     # a rotated tile of 8192 spills on sm_80; at Hadamard 128 choose_tile still takes 8192
@@ -177,9 +180,11 @@ def partial_amax(
     by_words = words_fit(x) and k % (hadamard or 8) == 0
     kernel = amax_words_kernel if by_words else amax_kernel
     warps = min(8, max(1, tile.rows * tile.columns // (32 * each))) if by_words else 8
+    most = most or (PROGRAMS if hadamard is None else MOST)
+    direct = (PROGRAMS if hadamard is None else DIRECT) if direct is None else direct
     programs, members, shared = tile.programs, 0, None
     early = early and early_launches(x.device)
-    if min(most, programs) <= DIRECT:
+    if min(most, programs) <= direct:
         programs = min(triton.next_power_of_2(programs), triton.next_power_of_2(most))
         partial = torch.empty(programs, dtype=torch.int32, device=x.device)
     else:

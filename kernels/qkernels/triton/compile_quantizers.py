@@ -16,7 +16,6 @@ from qkernels.triton import (
     fp8_quantize,
     int8_quantize,
     mxfp4_quantize,
-    nvfp4_held,
     nvfp4_quantize,
 )
 from qkernels.triton.compile_tensors import K, gapped, matrix, one
@@ -46,10 +45,10 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
         def launch() -> None:
             nvfp4_quantize.nvfp4_quantize(
                 matrix(m, k, dtype), fmt=fmt, global_scale=one() if scale == "static" else None,
-                hadamard=had or None, scale_layout=layout, held=scale == "held",
+                hadamard=had or None, scale_layout=layout,
             )  # fmt: skip
 
-        expect = nvfp4_held.expected() if scale == "held" else nvfp4_quantize.expected(scale)
+        expect = nvfp4_quantize.expected(scale)
         if scale == "dynamic":
             expect |= amax.expected(dtype, had, k)
         more = ",blocked" if layout == "blocked" else ""
@@ -63,7 +62,6 @@ def nvfp4_cases() -> list[qbench.CompileCase]:
         case("fp16", had=16, m=16),
         case("bf16", "dynamic"),
         case("fp16", "dynamic", 16),
-        case("fp16", "held"),
         case("bf16", had=128),
         case("fp32", had=128),
         case("fp16", layout="blocked"),

@@ -50,9 +50,8 @@ from qkernels.triton.expected import BEFORE_HOPPER, widths
 from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits
 from qkernels.triton.fp8_block import fp8_block_quantize
-from qkernels.triton.fp8_held import fp8_held
+from qkernels.triton.fp8_held import Held, fp8_held, holds
 from qkernels.triton.fp8_small import choose_small, fp8_small_kernel, is_small
-from qkernels.triton.held import Held, holds
 from qkernels.triton.launch import (
     as_scale,
     check_matrix,
@@ -189,7 +188,7 @@ def fp8_quantize(
     scale           one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor
     out, scale_out  float8_e4m3fn [M, K] and (of a computed scale) float32 [1] or [M, 1] to write into; contiguous
     flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
-    held            how one launch finds the scale of a tensor and uses it (held.py; False: never)
+    held            how one launch finds the scale of a tensor and uses it (fp8_held.py; False: never)
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if per_token and scale is not None:
@@ -225,8 +224,8 @@ def _launch_tensor(
     early: bool,
 ) -> None:
     (m, k), hardware = x.shape, has_e4m3_cast(x.device)
-    if dynamic and flat is None and held is not False and (held or holds(x, 1)):
-        fp8_held(x, out, scales, None if held is True else held)
+    if dynamic and flat is None and held is not False and (held or holds(x)):
+        fp8_held(x, out, scales, held if isinstance(held, Held) else Held())
         return
     if dynamic and flat is None and is_small(x):
         n, row = x.numel(), choose_small(x.numel())

@@ -64,10 +64,8 @@ from qkernels.triton.fp4_parts import (
     rotated_magnitudes,
 )
 from qkernels.triton.fp4_words import words_fit
-from qkernels.triton.held import Held, holds
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.nvfp4_codes import global_scale_of, store_nvfp4
-from qkernels.triton.nvfp4_held import nvfp4_held
 from qkernels.triton.outputs import Outputs, output
 
 TAKES = {
@@ -126,15 +124,14 @@ def nvfp4_quantize(
     scale_layout: ScaleLayout = "linear",
     outputs: Outputs | None = None,
     shape: tuple[int, int, int] | None = None,
-    held: Held | bool | None = None,
     early: bool = True,
 ) -> QTensor:
     """x [M, K] float16, bfloat16 or float32, K a multiple of 16 and of `hadamard` -> a format of TAKES.
 
     global_scale  one fp32 encode scale, finite and > 0 (the value of a tensor is not checked); None computes it
     outputs       the caller's tensors to write, see `qkernels.quantize`
-    shape, held, early  for measurements: (rows, blocks, warps) of a tile; how one launch finds a global scale and uses
-                  it (held.py; False: never); whether the launch may begin before the kernel before it has ended
+    shape, early  for measurements: (rows, blocks, warps) of a tile, and whether the launch may begin before the kernel
+                  before it has ended
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if fmt not in TAKES:
@@ -153,10 +150,7 @@ def nvfp4_quantize(
         gs = as_scale(global_scale, "global_scale", x.device)
     if gs is not None and dynamic and m == 0:
         gs.fill_(1.0)
-    plain = hadamard is None and scale_layout == "linear" and fmt.block_rows == 1 and shape is None
-    if gs is not None and dynamic and m > 0 and plain and held is not False and (held or holds(x, 2)):
-        nvfp4_held(x, fmt, data, scale, gs, None if held is True else held)
-    elif m > 0:
+    if m > 0:
         partial = partial_amax(x, hadamard=hadamard, finite_only=True, early=early) if dynamic else None
         tile = cut(m, k, fmt, blocked=scale_layout == "blocked", hadamard=hadamard, shape=shape)
         with torch.cuda.device_of(x):

@@ -48,7 +48,7 @@ def load_tiny(
 def load_tokenizer(directory: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_file=str(directory / "tokenizer.json"), eos_token="<end>", pad_token="<end>"
     )
 

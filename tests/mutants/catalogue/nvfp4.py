@@ -8,7 +8,6 @@ from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/nvfp4_quantize.py")
 _c = partial(Mutant, file="qkernels/triton/nvfp4_codes.py")
-_h = partial(Mutant, file="qkernels/triton/nvfp4_held.py")
 
 MUTANTS = (
     _c(
@@ -184,19 +183,5 @@ MUTANTS = (
         "the dynamic global scale differs from call to call by a unit in the last place, as sums by atomics do",
         "quantizer:repeat",
         "nvfp4",
-    ),
-    _h(
-        "nvfp4-held-parts-exchanged",
-        "words = (held[2 * i], held[2 * i + 1])",
-        "words = (held[2 * i + 1], held[2 * i])",
-        "the halves of each held block change places",
-        "held",
-    ),
-    _h(
-        "nvfp4-held-nonfinite-takes-the-tensor",
-        "HELD, AHEAD, True)",
-        "HELD, AHEAD, False)",
-        "an infinity takes the dynamic global scale with it",
-        "held",
     ),
 )
