@@ -14,7 +14,12 @@ A program takes one row: several in turn, their common weights kept in registers
 Layout and scale rules: nvfp4_quantize.py and mxfp4_quantize.py. Tolerance of y: see qkernels.norms.
 
 Predicted for 4096 x 8192 fp16 (H200): nvfp4_token 24 us (13.7 instructions an element, a row's maximum more than
-nvfp4_quantize), rms_norm_quantize to NVFP4 25 us (16.6).
+nvfp4_quantize), rms_norm_quantize to NVFP4 25 us (16.6). Measured (torch 2.11, Triton 3.6, graph replay, L2 cold,
+4096 x 8192 / 8192 x 16384 / 16 x 8192): nvfp4_token 24.9 / 94.1 / 1.84; norm to NVFP4 29.3 / 113 / 2.07, to MXFP4
+27.0 / 105 / 2.2; with a residual to NVFP4 63.7 / 288 / 2.65, where 210 MB take 49. A norm is not as near to the
+memory's rate as predicted: 17.7 instructions an element are 18 us of issue slots, and a row waits twice for all of
+its threads. Tried for it: several rows in turn, two or four rows at once (weights loaded once: 1 instruction an
+element less, twice the registers), limits of 40 to 96 registers for more programs a processor, 4, 8 and 16 warps.
 """
 
 # mypy: disable-error-code="assignment"
@@ -49,7 +54,6 @@ from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
 from qkernels.triton.nvfp4_codes import encode_scale_of, store_nvfp4
 from qkernels.triton.outputs import Outputs, output
 
-_ENOUGH_ROWS = 2048
 LONGEST = 32768
 """Elements of a row: two blocks of 16 for each of 1024 threads, of which a thread can hold 64 registers."""
 
@@ -174,13 +178,18 @@ def fp4_rows_kernel(
         )  # fmt: skip
 
 
-def warps_of(m: int, k: int, length: int) -> int:
-    """64 elements a thread, or 32 where rows are few; a thread has at least one of `length` blocks.
+def warps_of(m: int, k: int, length: int, residual: bool) -> int:
+    """Of a program: a thread has at least one of `length` blocks; one where rows are few or there is a residual.
 
-    At 8192 x 16384 half as many elements took NVFP4 with a global scale for each row from 94 to 152 us (H200).
+    Of many rows 64 elements: at 8192 x 16384 half as many took NVFP4 with a global scale for each row from 94 to 152
+    us. A norm of 1024 x 8192 takes 9.3 us by 32 elements and 10.6 by 64; with a residual 4096 x 8192 63.7 by 16 and
+    99.6 by 64, which are too many registers. (H200)
     """
-    each = 64 if m >= _ENOUGH_ROWS else 32
-    return max(1, min(32, length // 32, int(triton.next_power_of_2(k)) // (32 * each)))
+    most = min(32, length // 32)
+    if residual or m < 264:
+        return max(1, most)
+    each = 64 if m >= 2048 else 32
+    return max(1, min(most, int(triton.next_power_of_2(k)) // (32 * each)))
 
 
 def _launch(
@@ -214,7 +223,7 @@ def _launch(
             RESIDUAL_WORDS=residual is not None and words_fit(residual),
             WEIGHT_WORDS=weight is not None and words_fit(weight[None]),
             ORDER="squares" if blocked else "rows",
-            num_warps=warps or warps_of(m, k, length), enable_fp_fusion=False,
+            num_warps=warps or warps_of(m, k, length, residual is not None), enable_fp_fusion=False,
             **begins(early, x.device),
         )  # fmt: skip
 

@@ -6,7 +6,8 @@ by an activation of its own. A thread holds the block of 16 or 32 results that i
 scale. Tolerance of y: see qkernels.norms.
 
 Predicted for 4096 x 2*8192 fp16 (H200): 40 us (44 us the memory's 4.3 TB/s, less what is hidden; about 22 instructions
-a result, two of which take the special function unit four issue slots each).
+a result, two of which take the special function unit four issue slots each). Measured (torch 2.11, Triton 3.6, graph
+replay, L2 cold, 4096 x 2*8192 / 8192 x 2*16384 / 16 x 2*8192): NVFP4 37.4 / 141 / 1.6, MXFP4 42.5 / 145 / 1.8.
 """
 
 # mypy: disable-error-code="assignment"

@@ -13,7 +13,8 @@ differ only within 2^-22 of a tie. s equals the reference's bits.
 
 Non-finite input: a block holding inf or NaN has the scale NaN and codes 0.
 
-Predicted for an H200 (fp16 4096 x 8192): 26 us, for a 32nd more bytes than per token.
+Predicted for an H200 (fp16 4096 x 8192): 26 us, for a 32nd more bytes than per token. Measured (torch 2.11, Triton 3.6,
+graph replay, L2 cold, 4096 x 8192 / 8192 x 16384 / 16 x 8192): 25.6 / 96.8 / 1.4, 128 x 128 26.5 / 101 / 2.1.
 
 Source: DeepSeek-V3 report (arXiv 2412.19437) section 3.3, the formulas; vLLM and DeepGEMM name the kernels
 per_token_group_quant_fp8 and per_block_cast_to_fp8.

@@ -17,11 +17,12 @@ Tolerance: none without a rotation, bytes and codes equal the reference's; excep
 an order of their own. A rotation adds n*2^-23*(|x| @ |H|)/sqrt(n), absolute.
 Non-finite input: a block holding inf or NaN gets the scale byte 0xff (NaN) and codes 0.
 
-Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 22.4 / 82 /
-2.1 us; before rotations took one multiply-add a stage, and few elements two threads a block, Hadamard 32 27.8 / 103 /
-2.2, 128 34.4 / 127 / 2.4. Compiled for sm_90, instructions an element: 11.0, Hadamard 32 16.0 (17.2 before), 128 20.3
-(23.3), blocked scales 12.3, quest 15.3; a thread's 384 for half a block rotated by 128 (746 for a whole one before).
-Predicted from these: Hadamard 32 26 / 97 / 2.0, 128 30.5 / 113 / 2.1, quest 25, blocked 22.9 / 83 / 2.2.
+Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): 21.6 /
+79.2 / 1.3 us, blocked 21.7 / 81.6 / 1.6, Hadamard 32 26.4 / 99.6 / 1.35, 128 31.9 / 118 / 1.5, quest rotated by 128
+36.6 / 136 / 1.8. Predicted had been 26 / 97 for Hadamard 32, 30.5 / 113 for 128, 22.9 / 83 blocked. Compiled for
+sm_90, instructions an element: 11.0, Hadamard 32 16.0, 128 20.3, blocked scales 12.1, quest 15.3; a thread's 384 for
+half a block rotated by 128. Two warps to 32 blocks each (a thread has no whole block) take 152 us at Hadamard 128; a
+warp a program 40.6 us.
 
 Source: OCP Microscaling Formats v1.0, section 6.3 (floor); Castro et al., "Quartet" (arXiv 2505.14669), for
 abs_max and quest as its qutlass kernels define them.

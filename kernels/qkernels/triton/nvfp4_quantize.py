@@ -20,11 +20,14 @@ A rotation overflows fp32 where a sum of n elements does: such blocks become NaN
 Non-finite input: a block holding inf or NaN gets the scale byte 0x7f (NaN) and codes 0.
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
-global scale 22.4 / 80 / 2.1 us; before rotations took one multiply-add a stage, few elements 16 to a thread and the
-second pass several tiles to a program, Hadamard 16 27.8 / 102 / 2.3, 128 36.4 / 136 / 2.8, dynamic 42.5 / 146 / 4.0.
-Compiled for sm_90, instructions an element: static 13.4, Hadamard 16 17.1 (18.3 before), 128 23.9, blocked scales 14.7,
-four-over-six 36, 16 x 16 blocks 13.9, fp32 15.6; the second pass 12.8 in its loop (18.6 before, of which 5 made gs).
-Predicted from these: Hadamard 16 26 / 96 / 2.05, dynamic 38 / 133 / 3.3, blocked 22.9 / 82 / 2.2, four-over-six 50.
+global scale 21.9 / 81.8 / 1.3 us, blocked 24.0 / 90.5 / 1.7, Hadamard 16 23.9 / 89.4 / 1.4, 32 26.3 / 99.6 / 1.4, 64
+29.0 / 109 / 1.4, 128 31.5 / 119 / 1.5, four-over-six 49.7 / 191 / 1.7, 16 x 16 blocks 28.9 / 109 / 2.4; dynamic and
+Hadamard 16 50.7 / 175 / 2.7. Dynamic: 41.0 / 150 / 2.5 with two tiles a program of the second pass; one tile each, as
+it is now, was not timed so. Tried for it and slower: maxima by groups 43.7 / 154, one launch that holds part of x as
+fp8_held.py does 42.7 to 44.3 / 150 to 160, in which the codes take the registers. Blocked scales cost a tenth, for
+465 instructions a thread instead of 425: 4, 8 or 16 blocks beside each other and six tiles differ by 3%. Compiled for
+sm_90, instructions an element: static 13.3, Hadamard 16 17.1, 128 23.9, blocked scales 14.5, four-over-six 36, 16 x
+16 blocks 13.9, fp32 15.6.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.
