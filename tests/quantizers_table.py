@@ -1,4 +1,5 @@
 """What a quantizer's time goes to, from a stored run: `python -m tests.quantizers_table reports/bench/results.json`.
+With --short a row for each quantizer and a column for each shape: µs, and % of the copy (README's table).
 
 One row for each quantizer, kind of scale, hidden size and number of tokens: µs, ns an element, bandwidth and its share
 of this machine's own copy, and
@@ -75,15 +76,49 @@ def _three(us: float) -> str:
     return f"{us:.3g}" if us < 1000 else f"{us:.0f}"
 
 
+def short(run: Run, provider: str = "triton") -> str:
+    """Markdown: µs and % of the copy's rate of every quantizer, fused ones too, at every shape of the run; in brackets
+    how many times as long torch.compile takes there."""
+    rows: dict[str, dict[tuple[int, int], str]] = {}
+    timed = {(r.op, r.provider, tuple(sorted(r.axes.items()))): r for r in run.results if r.times}
+    quantizers = [
+        r for r in timed.values() if r.provider == provider and "dtype" in r.axes
+    ]  # products have none
+    for r in sorted(quantizers, key=_order):
+        assert r.times and run.ceilings and r.gbps
+        peer = timed.get((r.op, PEER, tuple(sorted(r.axes.items()))))
+        cell = f"{_three(r.times.median_ns / 1e3)}, {100 * r.gbps / run.ceilings.copy_gbps:.0f}%"
+        if peer and peer.times:
+            cell += f" ({peer.times.median_ns / r.times.median_ns:.1f}×)"
+        named = f"{_name(r)}{', ' + str(r.axes['scale']) if 'scale' in r.axes else ''}"
+        named += ", residual" if r.axes.get("residual") else ""
+        rows.setdefault(named, {})[int(r.axes["m"]), int(r.axes["k"])] = cell
+    shapes = sorted({shape for cells in rows.values() for shape in cells})
+    lines = ["| | " + " | ".join(f"{m} × {k}" for m, k in shapes) + " |", "| --- " * (len(shapes) + 1) + "|"]
+    lines += [
+        f"| {name} | " + " | ".join(cells.get(shape, "") for shape in shapes) + " |"
+        for name, cells in rows.items()
+    ]
+    return "\n".join(lines)
+
+
 def _name(r: Result) -> str:
     rotated = f", Hadamard {had}" if (had := r.axes.get("had")) else ""
-    return f"{r.op.removesuffix('_quantize')}, {r.axes['dtype']}{rotated}"
+    blocked = ", blocked" if r.axes.get("layout") == "blocked" else ""
+    return f"{r.op.removesuffix('_quantize')}, {r.axes['dtype']}{rotated}{blocked}"
 
 
 def _order(r: Result) -> tuple[object, ...]:
     axes = r.axes
-    return (r.op, str(axes["dtype"]), axes.get("had", 0), str(axes.get("scale", "")), axes["k"], axes["m"])
+    kind = (
+        axes.get("had", 0),
+        str(axes.get("layout", "")),
+        str(axes.get("scale", "")),
+        axes.get("residual", 0),
+    )
+    return (r.op, str(axes["dtype"]), *kind, axes["k"], axes["m"])
 
 
 if __name__ == "__main__":
-    print(table(read_run(Path(sys.argv[1])), *sys.argv[2:]))
+    path, *rest = (each for each in sys.argv[1:] if each != "--short")
+    print((short if "--short" in sys.argv else table)(read_run(Path(path)), *rest))

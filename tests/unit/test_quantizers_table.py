@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.quantizers_table import table
+from qbench.result import read_run
+from tests.quantizers_table import short, table
 from tests.reports import lines_with, result, run_of
 
 
@@ -43,3 +46,16 @@ def test_nothing_is_said_of_a_scale_whose_static_form_was_not_timed() -> None:
 def test_a_run_without_the_provider_is_an_error() -> None:
     with pytest.raises(ValueError, match="no quantizer of 'vllm'"):
         table(RUN, "vllm")
+
+
+def test_the_readmes_table_is_that_of_the_stored_run() -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert short(read_run(root / "tests/data/h200_quantizers.json")) in (root / "README.md").read_text()
+
+
+def test_the_short_table_has_a_row_for_each_quantizer_and_a_column_for_each_shape() -> None:
+    lines = short(RUN).splitlines()
+    assert lines[0] == "| | 16 × 8192 | 4096 × 8192 |"
+    assert len(lines) == 2 + 8
+    assert lines_with(short(RUN), "| fp8, half, token | 25, 3% (1.2×) |")
+    assert lines_with(short(RUN), "| fp8, half, tensor |  | 1234, ")
