@@ -21,6 +21,7 @@ from qkernels.testing.strategies import DTYPES
 from qkernels.triton import flat, scaled_codes
 from qkernels.triton.flat import Flat
 from qkernels.triton.fp8_block import fp8_block_quantize
+from qkernels.triton.fp8_held import LEAST_ELEMENTS, Held, holds
 from qkernels.triton.fp8_quantize import fp8_quantize
 from qkernels.triton.fp8_small import is_small
 from qkernels.triton.int8_quantize import int8_quantize
@@ -228,3 +229,43 @@ def test_what_the_kernel_before_writes_is_read_though_launches_overlap() -> None
         assert same(
             found, int8_quantize(wanted[turn % 2].data.view(torch.int32).view(torch.float16), early=False)
         )
+
+
+HELD = (Held(1, 1, 2, 2), Held(1, 1, 1, 3), Held(2, 1, 0, 1))
+
+
+@pytest.mark.parametrize("plan", HELD, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 8), (5, 256), (3, 1000), (2, 8 * 3001)], ids=str)
+def test_one_launch_that_holds_part_of_a_tensor_makes_what_two_do(
+    shape: tuple[int, int], dtype: torch.dtype, plan: Held
+) -> None:
+    """The largest at either end, and what is not finite."""
+    for place, value in ((0, 70.0), (-1, -70.0), (-1, torch.nan), (0, torch.inf)):
+        x = normal(*shape, dtype)
+        x.view(-1)[place] = value
+        two = fp8_quantize(x, held=False)
+        assert same(fp8_quantize(x, held=plan), two)
+
+
+def test_large_tensors_without_gaps_are_held() -> None:
+    large = torch.empty(LEAST_ELEMENTS // 8192, 8192, dtype=torch.float16)
+    assert holds(large)
+    assert not holds(large[:-1]) and not holds(large.float()) and not holds(large[:, :-8])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(1024, 8192), (2049, 8200), (4096, 8192)], ids=str)
+def test_a_graph_of_held_launches_leaves_its_counters_for_the_next_replay(shape: tuple[int, int]) -> None:
+    x = normal(*shape)
+    assert holds(x)
+    two = fp8_quantize(x, held=False)
+    one = fp8_quantize(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = [fp8_quantize(x) for _ in range(3)]
+    for _ in range(3):
+        for q in replayed:
+            q.data.view(torch.uint8).fill_(7)
+        graph.replay()
+        assert same(one, two) and all(same(q, two) for q in replayed)
