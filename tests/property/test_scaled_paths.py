@@ -231,12 +231,15 @@ def test_what_the_kernel_before_writes_is_read_though_launches_overlap() -> None
         )
 
 
-HELD = (Held(1, 1, 2, 2), Held(1, 1, 1, 3), Held(2, 1, 0, 1))
+HELD = (
+    (torch.float16, Held(1, 1, 2, 2)),
+    (torch.bfloat16, Held(1, 1, 1, 3)),
+    (torch.float16, Held(2, 1, 0, 1)),
+)
 
 
-@pytest.mark.parametrize("plan", HELD, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(1, 8), (5, 256), (3, 1000), (2, 8 * 3001)], ids=str)
+@pytest.mark.parametrize(("dtype", "plan"), HELD, ids=str)
+@pytest.mark.parametrize("shape", [(1, 8), (3, 1000), (2, 8 * 601)], ids=str)
 def test_one_launch_that_holds_part_of_a_tensor_makes_what_two_do(
     shape: tuple[int, int], dtype: torch.dtype, plan: Held
 ) -> None:
