@@ -18,7 +18,7 @@ from qkernels.format import FP8, FP8_BLOCK, FP8_BLOCK_2D, FP8_TOKEN, INT8, INT8_
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
 from qkernels.testing.strategies import DTYPES
-from qkernels.triton import flat, scaled_codes
+from qkernels.triton import scaled_codes
 from qkernels.triton.flat import Flat
 from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.fp8_held import LEAST_ELEMENTS, Held, holds
@@ -45,8 +45,8 @@ TOKENS: dict[str, tuple[Format, Run]] = {
     "int8": (INT8_TOKEN, int8_quantize),
     "int8 asymmetric": (INT8_ASYM, lambda x, **o: int8_quantize(x, symmetric=False, **o)),
 }
-FLATS = (Flat(1024, 4), Flat(2048, 8, 0, "evict_first", ".cs"), Flat(1024, 4, resident=1))
-ROWS = (Row(1), Row(2, 16), Row(4, 8, "evict_first", ".cs"), Row(16))
+FLATS = (Flat(1024, 4), Flat(2048, 8), Flat(512, 4))
+ROWS = (Row(1), Row(2, 16), Row(4, 8), Row(16))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,12 +55,6 @@ def repaired_interpreter_and_poisoned_memory() -> Iterator[None]:
         repair()
     with poisoned_allocations():
         yield
-
-
-@pytest.fixture(autouse=True)
-def three_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that resident programs take turns, and have a number of them where there is no GPU."""
-    monkeypatch.setattr(flat, "processors", lambda device: 3)
 
 
 def normal(m: int, k: int, dtype: torch.dtype = torch.float16) -> Tensor:

@@ -46,7 +46,7 @@ from qkernels.tensor import QTensor
 from qkernels.triton.amax import partial_amax
 from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import BEFORE_HOPPER, widths
-from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
+from qkernels.triton.flat import Flat, is_flat, load_tile, own_tile, store_tile
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits
 from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.fp8_held import Held, fp8_held, holds
@@ -104,30 +104,23 @@ def fp8_tensor_kernel(
     tl.store(out_ptr + at * k + column[None, :], codes, mask=inside)
 
 
-@triton.jit(do_not_specialize=["tiles"])
+@triton.jit
 def fp8_flat_kernel(
-    x_ptr, out_ptr, scale_ptr, partial_ptr, n, tiles,
-    BLOCK: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr,
-    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
+    x_ptr, out_ptr, scale_ptr, partial_ptr, n,
+    BLOCK: tl.constexpr, EVEN: tl.constexpr, PARTIALS: tl.constexpr, HARDWARE: tl.constexpr, EARLY: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """The same of n elements without gaps; with TURNS programs share the tiles. AHEAD: x is read before the wait."""
+    """The same of n elements without gaps. AHEAD: x is read before the wait."""
     DYNAMIC: tl.constexpr = PARTIALS > 0
-    turn = tl.program_id(0)
+    tile = own_tile(DYNAMIC)
     if AHEAD:
-        x = load_tile(x_ptr, tile_at(turn, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
+        x = load_tile(x_ptr, tile, n, BLOCK, EVEN)
         after_previous(EARLY)
     else:
         after_previous(EARLY)
-        x = load_tile(x_ptr, tile_at(turn, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
+        x = load_tile(x_ptr, tile, n, BLOCK, EVEN)
     inverse, finite = tensor_scale(scale_ptr, partial_ptr, PARTIALS)
-    if TURNS:
-        for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
-            following = load_tile(x_ptr, tile_at(later, tiles, DYNAMIC), n, BLOCK, EVEN, LOAD)
-            codes = tensor_codes(x, inverse, finite, HARDWARE, DYNAMIC)
-            store_tile(out_ptr, tile_at(turn, tiles, DYNAMIC), n, codes, BLOCK, EVEN, STORE)
-            turn, x = later, following
-    codes = tensor_codes(x, inverse, finite, HARDWARE, DYNAMIC)
-    store_tile(out_ptr, tile_at(turn, tiles, DYNAMIC), n, codes, BLOCK, EVEN, STORE)
+    store_tile(out_ptr, tile, n, tensor_codes(x, inverse, finite, HARDWARE, DYNAMIC), BLOCK, EVEN)
 
 
 @triton.jit
@@ -240,10 +233,10 @@ def _launch_tensor(
         if is_flat(x):
             n = m * k
             flat = (flat or (DYNAMIC if dynamic else STATIC)).fit(n)
-            fp8_flat_kernel[(flat.programs(n, x.device),)](
-                x, out, scales, partial, n, triton.cdiv(n, flat.block), BLOCK=flat.block, EVEN=n % flat.block == 0,
-                TURNS=flat.resident > 0, PARTIALS=partials, HARDWARE=hardware, LOAD=flat.load, STORE=flat.store,
-                EARLY=early, AHEAD=dynamic, num_warps=flat.warps, enable_fp_fusion=False, launch_pdl=early,
+            fp8_flat_kernel[(triton.cdiv(n, flat.block),)](
+                x, out, scales, partial, n, BLOCK=flat.block, EVEN=n % flat.block == 0, PARTIALS=partials,
+                HARDWARE=hardware, EARLY=early, AHEAD=dynamic, num_warps=flat.warps, enable_fp_fusion=False,
+                launch_pdl=early,
             )  # fmt: skip
             return
         tile = choose_tile(m, k)
@@ -262,7 +255,7 @@ def _launch_token(x: Tensor, out: Tensor, scales: Tensor, row: Row | None, early
             row = (row or choose_words(k)).fit(k)
             fp8_token_words_kernel[(m,)](
                 x, out, scales, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
-                EVEN=row.even(k), HARDWARE=hardware, LOAD=row.load, STORE=row.store, EARLY=early,
+                EVEN=row.even(k), HARDWARE=hardware, EARLY=early,
                 num_warps=row.warps, enable_fp_fusion=False, launch_pdl=early,
             )  # fmt: skip
             return

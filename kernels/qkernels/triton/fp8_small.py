@@ -47,7 +47,7 @@ def fp8_small_kernel(
     """Program i converts the i-th THREADS * 8 elements."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     after_previous(EARLY)
-    amax_bits = row_bits(load_row(x_ptr, n, 0, THREADS, 8, PARTS, EVEN, ""), PARTS, HALF)
+    amax_bits = row_bits(load_row(x_ptr, n, 0, THREADS, 8, PARTS, EVEN), PARTS, HALF)
     finite = amax_bits < 0x7F800000
     kept = tl.where(finite, -1, 0)
     scale = tl.div_rn((amax_bits & kept).to(tl.float32, bitcast=True), 448.0)

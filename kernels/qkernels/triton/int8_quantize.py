@@ -42,7 +42,7 @@ from qkernels.quantize_scaled import ZERO_POINT_LIMIT
 from qkernels.tensor import QTensor
 from qkernels.triton.early import after_previous, early_launches
 from qkernels.triton.expected import widths
-from qkernels.triton.flat import Flat, is_flat, load_tile, store_tile, tile_at
+from qkernels.triton.flat import Flat, is_flat, load_tile, own_tile, store_tile
 from qkernels.triton.fp4 import divide_by_scale, magnitude_bits
 from qkernels.triton.launch import as_scale, check_matrix, choose_row, choose_tile
 from qkernels.triton.outputs import output
@@ -92,31 +92,16 @@ def int8_static_kernel(
     tl.store(out_ptr + at * k + column[None, :], static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), mask=inside)
 
 
-@triton.jit(do_not_specialize=["tiles"])
+@triton.jit
 def int8_flat_kernel(
-    x_ptr, out_ptr, scale_ptr, zero_ptr, n, tiles,
-    BLOCK: tl.constexpr, EVEN: tl.constexpr, TURNS: tl.constexpr, SYMMETRIC: tl.constexpr,
-    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr,
+    x_ptr, out_ptr, scale_ptr, zero_ptr, n,
+    BLOCK: tl.constexpr, EVEN: tl.constexpr, SYMMETRIC: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """The same of n elements without gaps; with TURNS programs share the tiles."""
+    """The same of n elements without gaps."""
     after_previous(EARLY)
-    turn = tl.program_id(0)
-    x = load_tile(x_ptr, turn, n, BLOCK, EVEN, LOAD)
-    if TURNS:
-        for later in range(turn + tl.num_programs(0), tiles, tl.num_programs(0)):
-            following = load_tile(x_ptr, tile_at(later, tiles, False), n, BLOCK, EVEN, LOAD)
-            codes = static_codes(x, scale_ptr, zero_ptr, SYMMETRIC)
-            store_tile(out_ptr, tile_at(turn, tiles, False), n, codes, BLOCK, EVEN, STORE)
-            turn, x = later, following
-    store_tile(
-        out_ptr,
-        tile_at(turn, tiles, False),
-        n,
-        static_codes(x, scale_ptr, zero_ptr, SYMMETRIC),
-        BLOCK,
-        EVEN,
-        STORE,
-    )
+    tile = own_tile(False)
+    x = load_tile(x_ptr, tile, n, BLOCK, EVEN)
+    store_tile(out_ptr, tile, n, static_codes(x, scale_ptr, zero_ptr, SYMMETRIC), BLOCK, EVEN)
 
 
 @triton.jit
@@ -236,10 +221,9 @@ def _launch_static(
         if is_flat(x):
             n = m * k
             flat = (flat or STATIC[zero is None]).fit(n)
-            int8_flat_kernel[(flat.programs(n, x.device),)](
-                x, out, scale, zero, n, triton.cdiv(n, flat.block), BLOCK=flat.block, EVEN=n % flat.block == 0,
-                TURNS=flat.resident > 0, SYMMETRIC=zero is None, LOAD=flat.load, STORE=flat.store, EARLY=early,
-                num_warps=flat.warps, enable_fp_fusion=False, launch_pdl=early,
+            int8_flat_kernel[(triton.cdiv(n, flat.block),)](
+                x, out, scale, zero, n, BLOCK=flat.block, EVEN=n % flat.block == 0, SYMMETRIC=zero is None,
+                EARLY=early, num_warps=flat.warps, enable_fp_fusion=False, launch_pdl=early,
             )  # fmt: skip
             return
         tile = choose_tile(m, k)
@@ -258,7 +242,7 @@ def _launch_token(
             row = (row or choose_words(k)).fit(k)
             int8_token_words_kernel[(m,)](
                 x, out, scales, zeros, k, x.stride(0), THREADS=32 * row.warps, WIDTH=row.width, PARTS=row.parts(k),
-                EVEN=row.even(k), SYMMETRIC=zeros is None, LOAD=row.load, STORE=row.store, EARLY=early,
+                EVEN=row.even(k), SYMMETRIC=zeros is None, EARLY=early,
                 num_warps=row.warps, enable_fp_fusion=False, launch_pdl=early,
             )  # fmt: skip
             return

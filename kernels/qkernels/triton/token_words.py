@@ -71,15 +71,10 @@ for _infinity, _low, _top in ((0x7C00, _MIN_F16, _TOP_F16), (0x7F80, _MIN_BF16, 
 
 @dataclass(frozen=True)
 class Row:
-    """How a row is cut: `warps` to a program, `width` elements (8 or 16) at a time to a thread.
-
-    load, store  eviction policy of x and cache modifier of the codes, as in flat.Flat
-    """
+    """How a row is cut: `warps` to a program, `width` elements (8 or 16) at a time to a thread."""
 
     warps: int
     width: int = 8
-    load: str = ""
-    store: str = ""
 
     def fit(self, k: int) -> Row:
         """Narrower where K is no multiple of the width."""
@@ -110,7 +105,6 @@ def choose_words(k: int) -> Row:
 @triton.jit
 def load_row(
     x_ptr, k, other, THREADS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr,
-    LOAD: tl.constexpr,
 ):  # fmt: skip
     """A row of k elements as PARTS int32 tensors [THREADS, WIDTH/2], `other` in the words beyond it."""
     SPAN: tl.constexpr = THREADS * WIDTH
@@ -120,10 +114,10 @@ def load_row(
     words = ()
     for i in tl.static_range(PARTS):
         if EVEN or i < PARTS - 1:
-            part = tl.load(x_ptr + i * (SPAN // 2), eviction_policy=LOAD)
+            part = tl.load(x_ptr + i * (SPAN // 2))
         else:
             inside = group * WIDTH < k - i * SPAN
-            part = tl.load(x_ptr + i * (SPAN // 2), mask=inside, other=other, eviction_policy=LOAD)
+            part = tl.load(x_ptr + i * (SPAN // 2), mask=inside, other=other)
         words += (part,)
     return words
 
@@ -131,16 +125,16 @@ def load_row(
 @triton.jit
 def store_part(
     out_ptr, codes, k, i: tl.constexpr, THREADS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
-    EVEN: tl.constexpr, STORE: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Codes [THREADS, WIDTH] of part i, a byte each."""
     SPAN: tl.constexpr = THREADS * WIDTH
     group = tl.arange(0, THREADS)[:, None]
     out_ptr += i * SPAN + group * WIDTH + tl.arange(0, WIDTH)[None, :]
     if EVEN or i < PARTS - 1:
-        tl.store(out_ptr, codes, cache_modifier=STORE)
+        tl.store(out_ptr, codes)
     else:
-        tl.store(out_ptr, codes, mask=group * WIDTH < k - i * SPAN, cache_modifier=STORE)
+        tl.store(out_ptr, codes, mask=group * WIDTH < k - i * SPAN)
 
 
 @triton.jit
@@ -189,13 +183,13 @@ def row_extremes(words, PARTS: tl.constexpr, HALF: tl.constexpr):
 def fp8_token_words_kernel(
     x_ptr, out_ptr, scale_ptr, k, stride,
     THREADS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr, HARDWARE: tl.constexpr,
-    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row; |x/s| <= 448 but for roundings, which the cast takes back."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
     after_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
-    words = load_row(x_ptr + row * stride, k, 0, THREADS, WIDTH, PARTS, EVEN, LOAD)
+    words = load_row(x_ptr + row * stride, k, 0, THREADS, WIDTH, PARTS, EVEN)
     amax_bits = row_bits(words, PARTS, HALF)
     finite = amax_bits < 0x7F800000
     kept = tl.where(finite, -1, 0)
@@ -206,7 +200,7 @@ def fp8_token_words_kernel(
     out_ptr += row * k
     for i in tl.static_range(PARTS):
         codes = to_e4m3(correct_quotient(values(words[i] & kept, HALF), scale, inverse), HARDWARE)
-        store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN, STORE)
+        store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN)
 
 
 @triton.jit
@@ -228,7 +222,7 @@ def row_codes(x, factor, inverse, zero_point, HALF: tl.constexpr, SYMMETRIC: tl.
 def int8_token_words_kernel(
     x_ptr, out_ptr, scale_ptr, zero_ptr, k, stride,
     THREADS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, EVEN: tl.constexpr, SYMMETRIC: tl.constexpr,
-    LOAD: tl.constexpr, STORE: tl.constexpr, EARLY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row, symmetric or with a zero point."""
     HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16
@@ -239,7 +233,7 @@ def int8_token_words_kernel(
     if not (SYMMETRIC or EVEN):  # absent elements repeat the row's first, which changes no extreme
         first = tl.load(x_ptr.to(tl.pointer_type(tl.int16), bitcast=True)).to(tl.int32) & 0xFFFF
         other = first | (first << 16)
-    words = load_row(x_ptr, k, other, THREADS, WIDTH, PARTS, EVEN, LOAD)
+    words = load_row(x_ptr, k, other, THREADS, WIDTH, PARTS, EVEN)
     zero_point = tl.full((), 0, tl.int32)
     if SYMMETRIC:
         amax_bits = row_bits(words, PARTS, HALF)
@@ -262,4 +256,4 @@ def int8_token_words_kernel(
     out_ptr += row * k
     for i in tl.static_range(PARTS):
         codes = row_codes(values(words[i] & kept, HALF), factor, inverse, zero_point, HALF, SYMMETRIC)
-        store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN, STORE)
+        store_part(out_ptr, codes, k, i, THREADS, WIDTH, PARTS, EVEN)

@@ -27,8 +27,8 @@ MUTANTS = (
     ),
     _f(
         "flat-last-element-unwritten",
-        "codes, mask=at < n - start,",
-        "codes, mask=at < n - start - 1,",
+        "codes, mask=at < n - start)",
+        "codes, mask=at < n - start - 1)",
         "the last code is never written",
         "quantizer:stale",
         "int8 static",
@@ -43,8 +43,8 @@ MUTANTS = (
     ),
     _f(
         "flat-reversed-from-one-beyond",
-        "tile = tiles - 1 - turn",
-        "tile = tiles - turn",
+        "tile = tl.num_programs(0) - 1 - tl.program_id(0)",
+        "tile = tl.num_programs(0) - tl.program_id(0)",
         "the second pass begins beyond the end and never reaches the first tile",
         "quantizer:shapes",
         "fp8",
@@ -92,8 +92,8 @@ MUTANTS = (
     ),
     _w(
         "words-last-group-unwritten",
-        "mask=group * WIDTH < k - i * SPAN, cache",
-        "mask=group * WIDTH < k - i * SPAN - WIDTH, cache",
+        "codes, mask=group * WIDTH < k - i * SPAN)",
+        "codes, mask=group * WIDTH < k - i * SPAN - WIDTH)",
         "the last eight codes of a row are never written",
         "exact",
         "fp8_token",
