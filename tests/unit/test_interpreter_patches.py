@@ -130,8 +130,8 @@ def test_a_patch_repairs_the_defect_that_its_probe_finds() -> None:
 def test_the_report_tells_what_this_version_of_triton_needs() -> None:
     active = {state.name for state in qbench.interpreter.patches() if state.active}
     everywhere = {
-        "fp8 casts", "bf16 casts", "comparisons", "bf16 operators", "fma", "bf16 reductions", "dot", "dot_scaled",
-        "inline assembly", "libdevice", "launches", "overflow checks", "guards",
+        "fp8 casts", "bf16 casts", "comparisons", "bf16 operators", "fma", "NaN", "bf16 reductions", "dot",
+        "dot_scaled", "inline assembly", "libdevice", "launches", "overflow checks", "guards",
     }  # fmt: skip
     until_3_7 = {
         "bf16 constants",
