@@ -10,8 +10,9 @@ A NaN has larger bits than every number and therefore propagates. With FINITE_ON
 that is how the dynamic global scale of NVFP4 keeps one bad block from taking the tensor with it.
 With HADAMARD the matrix is rotated first, in fp32 as the quantizing kernel does, from the same tile. Sixteen-bit x
 is read by words where its rows are, and compared two magnitudes at a time: 3.9 instructions an element in the loop.
-A rotated block must not be shared by two threads: what tl.gather moves between threads is then wrong on a GPU (H200,
-Triton 3.6, Hadamard 32 on [1, 8192] with 256 threads for 128 blocks; the interpreter has no threads).
+A program has no more threads than rotated blocks: with 256 threads for 128 blocks maxima were too small on a GPU
+(H200, Triton 3.6, Hadamard 32 on [1, 8192]), not with fewer; that tl.gather is to blame is inferred. The interpreter
+has no threads and does not show it.
 
 From sm_90 the kernel may begin while the one before it ends, and so may the one that needs the maximum (early.py,
 where the rules stand): launched early too, it can read its first part of x before it waits for the maxima.
@@ -163,23 +164,21 @@ def partial_amax(
     hadamard: int | None = None,
     finite_only: bool = False,
     early: bool = True,
-    elements: int | None = None,
-    each: int = 32,
     most: int | None = None,
     direct: int | None = None,
 ) -> Tensor:
     """int32 [P] (P a power of two) whose maximum is the bits of max |x|; x [M, K] with M > 0, rows contiguous.
 
     early           the launch may begin while the kernel before it ends, where the GPU can
-    elements, each, most, direct  for measurements: of a tile, of a thread; programs; of which no groups are made
+    most, direct    programs, and up to how many of them make no groups (None: as measured)
     """
     m, k = x.shape
     # a rotated tile of 8192 spills on sm_80; at Hadamard 128 choose_tile still takes 8192
-    tile = choose_tile(m, k, hadamard=hadamard, elements=elements or (8192 if hadamard is None else 4096))
+    tile = choose_tile(m, k, hadamard=hadamard, elements=8192 if hadamard is None else 4096)
     # words hold two elements, and a part eight, wholly within a row
     by_words = words_fit(x) and k % (hadamard or 8) == 0
     kernel = amax_words_kernel if by_words else amax_kernel
-    warps = min(8, max(1, tile.rows * tile.columns // (32 * each))) if by_words else 8
+    warps = min(8, max(1, tile.rows * tile.columns // 1024)) if by_words else 8
     most = most or (PROGRAMS if hadamard is None else MOST)
     direct = (PROGRAMS if hadamard is None else DIRECT) if direct is None else direct
     programs, members, shared = tile.programs, 0, None
