@@ -13,8 +13,8 @@ Non-finite input: the scale NaN and codes 0.
 
 Predicted for 4096 x 8192 fp16 (H200): 31 us: 64 MiB read once at 4.1 TB/s, 17 MiB of them held and a third of the rest
 still in the cache. Measured (torch 2.11, Triton 3.6, graph replay, L2 cold): 39.1, and 154 at 8192 x 16384, 11.2 at
-1024 x 8192. In the same runs two launches with maxima by groups took 43.7, 161 and 12.7; without groups, on another card,
-41.8 and 156. Tiles read at once matter more than what is held:
+1024 x 8192. In the same runs two launches with maxima by groups took 43.7, 161 and 12.7; without groups, on another
+card, 41.8 and 156. Tiles read at once matter more than what is held:
 8 of 2048 elements 39.2, 4 41.2, 2 47; without holding any 41.2; one program of 512 threads 41.7, four of 128 40.7; 16
 at once and 8 held 40.4. Of two launches the second is held up too: 20 us for what takes 24.5 where nothing is cached.
 """
