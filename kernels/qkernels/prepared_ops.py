@@ -15,13 +15,14 @@ from qbench import Unsupported
 
 from .codec import round_to
 from .format import Format, get_format
+from .operators import fake, operator
 from .quantize import quantize
 from .tensor import QTensor
 
 NOT_HOPPER = "the FP8 product of folded operands is written for Hopper (sm_90)"
 
 
-@torch.library.custom_op("qkernels::fp4_product", mutates_args=())
+@operator
 def fp4_product(
     x: Tensor, data: Tensor, scale: Tensor, base: Tensor, global_scale: Tensor | None, x_global_scale: Tensor | None,
     bias: Tensor | None, unit: float, factor: float, format: str, n: int, out_dtype: torch.dtype,
@@ -43,7 +44,7 @@ def fp4_product(
     return round_to(y if bias is None else y + bias, out_dtype)
 
 
-@fp4_product.register_fake
+@fake(fp4_product)
 def _(x, data, scale, base, global_scale, x_global_scale, bias, unit, factor, format, n, out_dtype):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], n), dtype=out_dtype)
 
@@ -77,7 +78,7 @@ def _quantized(x: Tensor, fmt: Format, global_scale: Tensor | None, hadamard: in
     return quantize(x, fmt, global_scale=global_scale, hadamard=hadamard or None)
 
 
-@torch.library.custom_op("qkernels::fp4_rows", mutates_args=())
+@operator
 def fp4_rows(x: Tensor, global_scale: Tensor | None, format: str, hadamard: int) -> list[Tensor]:
     """x [M, K] rotated (0: not), quantized to an FP4 format and decoded (`rows_of`); then, where the format has two
     levels and none was given, its global scale float32 []."""
@@ -86,14 +87,14 @@ def fp4_rows(x: Tensor, global_scale: Tensor | None, format: str, hadamard: int)
     return [rows] if q.global_scale is None or global_scale is not None else [rows, q.global_scale]
 
 
-@fp4_rows.register_fake
+@fake(fp4_rows)
 def _(x, global_scale, format, hadamard):  # type: ignore[no-untyped-def]
     rows = x.new_empty(x.shape, dtype=torch.bfloat16)
     dynamic = get_format(format).levels == 2 and global_scale is None
     return [rows, x.new_empty((), dtype=torch.float32)] if dynamic else [rows]
 
 
-@torch.library.custom_op("qkernels::mxfp4_folded_rows", mutates_args=())
+@operator
 def mxfp4_folded_rows(x: Tensor, format: str, hadamard: int) -> tuple[Tensor, Tensor]:
     """x [M, K] rotated (0: not), quantized to MXFP4 and folded: float8_e4m3fn [M, K] and the rows' factors float32 [M].
 
@@ -111,12 +112,12 @@ def mxfp4_folded_rows(x: Tensor, format: str, hadamard: int) -> tuple[Tensor, Te
     return rows.elements, rows.factor
 
 
-@mxfp4_folded_rows.register_fake
+@fake(mxfp4_folded_rows)
 def _(x, format, hadamard):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[:1], dtype=torch.float32)
 
 
-@torch.library.custom_op("qkernels::mxfp4_folded_product", mutates_args=())
+@operator
 def mxfp4_folded_product(
     x: Tensor, x_factor: Tensor, codes: Tensor, spread: Tensor, w_factor: Tensor, bias: Tensor | None, gain: float,
     n: int, out_dtype: torch.dtype,
@@ -142,6 +143,6 @@ def mxfp4_folded_product(
     return round_to(y if bias is None else y + bias, torch.bfloat16).to(out_dtype)
 
 
-@mxfp4_folded_product.register_fake
+@fake(mxfp4_folded_product)
 def _(x, x_factor, codes, spread, w_factor, bias, gain, n, out_dtype):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], n), dtype=out_dtype)

@@ -16,6 +16,7 @@ from qbench import Unsupported
 
 from .codec import round_to
 from .format import MXFP4, Format, get_format
+from .operators import fake, operator
 from .ops.require import names
 from .prepared_ops import NOT_HOPPER, _check_depth, fp4_product, rows_of
 from .quantize import quantize
@@ -72,7 +73,7 @@ class Result:
         return QTensor(codes, scales, self.format, (codes.shape[0], n), self.global_scale)
 
 
-@torch.library.custom_op("qkernels::fp4_product_quantized", mutates_args=())
+@operator
 def fp4_product_quantized(
     x: Tensor, data: Tensor, scale: Tensor, base: Tensor, global_scale: Tensor | None, x_global_scale: Tensor | None,
     bias: Tensor | None, out_global_scale: Tensor | None, unit: float, factor: float, format: str, n: int,
@@ -98,12 +99,12 @@ def fp4_product_quantized(
     return q.data, q.scale
 
 
-@fp4_product_quantized.register_fake
+@fake(fp4_product_quantized)
 def _(x, data, scale, base, global_scale, x_global_scale, bias, out_global_scale, unit, factor, format, n, out_format):  # type: ignore[no-untyped-def]  # fmt: skip
     return _like(x, n, out_format)
 
 
-@torch.library.custom_op("qkernels::mxfp4_folded_product_quantized", mutates_args=())
+@operator
 def mxfp4_folded_product_quantized(
     x: Tensor, x_factor: Tensor, codes: Tensor, spread: Tensor, w_factor: Tensor, bias: Tensor | None,
     out_global_scale: Tensor | None, gain: float, n: int, out_format: str,
@@ -129,7 +130,7 @@ def mxfp4_folded_product_quantized(
     return q.data, q.scale
 
 
-@mxfp4_folded_product_quantized.register_fake
+@fake(mxfp4_folded_product_quantized)
 def _(x, x_factor, codes, spread, w_factor, bias, out_global_scale, gain, n, out_format):  # type: ignore[no-untyped-def]
     return _like(x, n, out_format)
 
@@ -141,7 +142,7 @@ def _like(x: Tensor, n: int, out_format: str) -> tuple[Tensor, Tensor]:
     return x.new_empty((m, n // 2), dtype=torch.uint8), x.new_empty((m, n // block), dtype=torch.uint8)
 
 
-@torch.library.custom_op("qkernels::mxfp4_fold_codes", mutates_args=())
+@operator
 def mxfp4_fold_codes(data: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """MXFP4 as it is stored, codes uint8 [M, K/2] and scales uint8 [M, K/32], folded: float8_e4m3fn [M, K] and the
     rows' factors float32 [M].
@@ -158,13 +159,13 @@ def mxfp4_fold_codes(data: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return rows.elements, rows.factor
 
 
-@mxfp4_fold_codes.register_fake
+@fake(mxfp4_fold_codes)
 def _(data, scale):  # type: ignore[no-untyped-def]
     m, half = data.shape
     return data.new_empty((m, 2 * half), dtype=torch.float8_e4m3fn), data.new_empty((m,), dtype=torch.float32)
 
 
-@torch.library.custom_op("qkernels::fp4_decoded_rows", mutates_args=())
+@operator
 def fp4_decoded_rows(data: Tensor, scale: Tensor, format: str) -> Tensor:
     """bf16 [M, K], see `rows_of`: codes uint8 [M, K/2] and scale bytes uint8 [M, K/block] of a format, decoded."""
     fmt = get_format(format)
@@ -172,6 +173,6 @@ def fp4_decoded_rows(data: Tensor, scale: Tensor, format: str) -> Tensor:
     return rows_of(QTensor(data, scale, fmt, (len(data), 2 * data.shape[1]), unused))
 
 
-@fp4_decoded_rows.register_fake
+@fake(fp4_decoded_rows)
 def _(data, scale, format):  # type: ignore[no-untyped-def]
     return data.new_empty((data.shape[0], 2 * data.shape[1]), dtype=torch.bfloat16)

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from qbench.model.cache import forward, prompt_tokens, static_cache, text_config
-from qbench.model.graph import Compilations, Mode, NotOneGraph, compiled
+from qbench.model.graph import Compilations, Mode, NotOneGraph, captured, compiled
 
 
 class Decoder:
     """A model with a static cache, ready to decode `new` tokens after a prompt [batch, prompt] of random tokens.
 
-    mode: "graph" is one compiled graph replayed as a CUDA graph (the default on a GPU), "traced" one traced graph run
-    op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the first `decode`.
+    mode: "graph" is one compiled graph captured into a CUDA graph and replayed (the default on a GPU), "traced" one
+    traced graph run op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the first `decode`.
     history [batch, prompt + 1 + new] holds the prompt and every token chosen; position [1] is the place of the token
     that the next step reads; logits [batch, vocabulary] are those of the last step.
     """
@@ -47,8 +47,6 @@ class Decoder:
         self.logits = torch.zeros(batch, vocabulary, dtype=weight.dtype, device=self.device)
         self.compile_s = 0.0
         self.compilations = Compilations()
-        for each in (self.history, self.position, self.logits):
-            torch._dynamo.mark_static_address(each)  # or writing to them keeps a graph from being captured
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -82,37 +80,53 @@ class Decoder:
         run = self.run
         with self.compilations.counting():
             for index in range(self.new if steps is None else steps):
-                run(self.history, self.position, self.logits)
+                run()
                 if index in watch:
                     seen[index] = self.logits.clone()
         return seen
 
     @cached_property
-    def run(self) -> Callable[[Tensor, Tensor, Tensor], None]:
-        """The step as it is timed: compiled, warmed up and captured when it is first asked for.
+    def run(self) -> Callable[[], None]:
+        """The step as it is timed, on the decoder's own tensors: compiled, warmed up and captured when first asked for.
 
-        The cache's tensors exist by then, and the third call is the first that replays. Raises NotOneGraph.
+        The cache's tensors exist by then. Raises NotOneGraph.
         """
         if self.mode == "eager":
-            return self.step
+            return self._bound(self.step)
         start = time.perf_counter()
-        run = compiled(self.step, self.mode)
+        run = self._bound(compiled(self.step, self.mode))
         try:
-            for _ in range(3):
-                self.reset()
-                self.prefill()
-                with self.compilations.counting():
-                    run(self.history, self.position, self.logits)
+            self._warm_up(run)
         except torch._dynamo.exc.Unsupported as error:
             raise NotOneGraph(
                 f"the decoding step cannot be compiled into one graph: {str(error).strip()[:1500]}"
             ) from error
+        if self.mode == "graph":
+            self._begin()
+            with torch.cuda.device(self.device):
+                run = captured(run)
         self.synchronize()
         self.compile_s = time.perf_counter() - start
-        self.compilations.assert_one_graph(self.mode, "after warming up")
+        self.compilations.assert_one_graph("after warming up")
+        self._begin()
+        return run
+
+    def _bound(self, step: Callable[..., None]) -> Callable[[], None]:
+        @torch.no_grad()
+        def run() -> None:
+            step(self.history, self.position, self.logits)
+
+        return run
+
+    def _warm_up(self, run: Callable[[], None]) -> None:
+        for _ in range(2):
+            self._begin()
+            with self.compilations.counting():
+                run()
+
+    def _begin(self) -> None:
         self.reset()
         self.prefill()
-        return run
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -224,7 +224,7 @@ class ModelTrial:
         after = monitor.clock_mhz() if monitor else 0
         throttle = (*(monitor.throttle_reasons() if monitor else ()), *(disturbed if monitor is None else ()))
         if self.part == "decode" and self.decoder.mode != "eager":
-            self.decoder.compilations.assert_one_graph(self.decoder.mode, "after timing")
+            self.decoder.compilations.assert_one_graph("after timing")
         return Timed(samples, "wall", 1, 1, monitor is not None, [], before, after, throttle)
 
     def _joules(self) -> float | None:

@@ -22,6 +22,7 @@ from qkernels.models import (
     swap,
 )
 from qkernels.models.fast import FastLinear, ScaledLinear, TokenLinear, on_cuda
+from qkernels.models.merge import Part
 from tests.models.tiny_models import (
     PRESETS,
     decoded_logits,
@@ -340,7 +341,7 @@ def test_on_a_gpu_the_fast_layers_give_the_references_logits(preset: str, recipe
     assert distance(whole, logits(plain, ids)) < NEAR
     assert distance(decoded_logits(fast, ids, prompt=9), whole) < NEAR
     assert distance(each_alone(lambda row: logits(fast, row), ids), whole) < NEAR
-    kinds = (FastLinear, ScaledLinear, TokenLinear)
+    kinds = (FastLinear, ScaledLinear, TokenLinear, Part)
     if recipe != "bf16":
         assert all(isinstance(fast.get_submodule(layer.name), kinds) for layer in report.swapped)
 

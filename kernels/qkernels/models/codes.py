@@ -19,6 +19,7 @@ from qkernels.api import quantize
 from qkernels.codec import E2M1_VALUES, decode_e8m0, round_to, unpack_e2m1
 from qkernels.format import NVFP4_TOKEN, Format, get_format
 from qkernels.hadamard import rotate
+from qkernels.operators import fake, operator
 from qkernels.tensor import DATA_DTYPE, QTensor
 
 from .recipe import Recipe
@@ -69,10 +70,13 @@ class CodesLinear(nn.Module):
         self.register_buffer("bias", empty((out_features,), dtype, bias))
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, recipe: Recipe, amax: float | None = None) -> Self:
-        """Rotate and quantize the weight of a layer where it lies. amax: of the (rotated) input, for a static scale."""
+    def from_linear(
+        cls, linear: nn.Linear, recipe: Recipe, amax: float | None = None, q: QTensor | None = None
+    ) -> Self:
+        """Rotate and quantize the weight of a layer where it lies. amax: of the (rotated) input, for a static scale;
+        q: the weight, if it has been quantized."""
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, recipe, device="meta")
-        layer.fill(quantize(linear.weight.detach(), layer.format, hadamard=recipe.hadamard))
+        layer.fill(q or quantize(linear.weight.detach(), layer.format, hadamard=recipe.hadamard))
         if recipe.static:
             if amax is None:
                 raise ValueError(f"recipe {recipe.name} has static activation scales and none is given; pass the "
@@ -170,7 +174,7 @@ def _operand(x: Tensor, fmt: Format | None, scale: Tensor | None, hadamard: int 
     return quantize(x, fmt, global_scale=scale, hadamard=hadamard, backend=backend)
 
 
-@torch.library.custom_op("qkernels::codes_linear", mutates_args=())
+@operator
 def codes_linear(
     x: Tensor, weight: Tensor, weight_scale: Tensor, weight_global_scale: Tensor | None, input_scale: Tensor | None,
     bias: Tensor | None, weight_format: str, activation_format: str, hadamard: int,
@@ -184,7 +188,7 @@ def codes_linear(
     return _decoded_product(a, w, bias, x.dtype)
 
 
-@codes_linear.register_fake
+@fake(codes_linear)
 def _(x, weight, *rest):  # type: ignore[no-untyped-def]
     return x.new_empty((x.shape[0], weight.shape[0]))
 

@@ -25,6 +25,7 @@ from qbench import Unsupported
 from qkernels.api import quantize
 from qkernels.format import NVFP4_1L, NVFP4_TOKEN, get_format
 from qkernels.linear import LinearMXFP4, LinearNVFP4, QuantizedLinear
+from qkernels.operators import fake, operator
 from qkernels.prepared import product
 from qkernels.prepared_linear import PreparedLinear
 from qkernels.prepared_ops import row_unit, rows_of
@@ -124,7 +125,7 @@ class TokenLinear(FastLinear):
         return y.reshape(*x.shape[:-1], self.out_features)
 
 
-@torch.library.custom_op("qkernels::nvfp4_token_rows", mutates_args=())
+@operator
 def nvfp4_token_rows(x: Tensor, hadamard: int) -> tuple[Tensor, Tensor]:
     """x [M, K] rotated (0: not) and quantized to NVFP4_TOKEN: bf16 [M, K] of code * scale, exact, and the rows'
     encode scales, float32 [M, 1]."""
@@ -133,7 +134,7 @@ def nvfp4_token_rows(x: Tensor, hadamard: int) -> tuple[Tensor, Tensor]:
     return rows_of(replace(q, format=NVFP4_1L, global_scale=None)), q.global_scale.reshape(-1, 1)
 
 
-@nvfp4_token_rows.register_fake
+@fake(nvfp4_token_rows)
 def _(x, hadamard):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape, dtype=torch.bfloat16), x.new_empty((x.shape[0], 1), dtype=torch.float32)
 
@@ -203,14 +204,14 @@ class ScaledLinear(nn.Module):
                 f"activation={self.activation.name}")  # fmt: skip
 
 
-@torch.library.custom_op("qkernels::scaled_rows", mutates_args=())
+@operator
 def scaled_rows(x: Tensor, scale: Tensor | None, format: str) -> tuple[Tensor, Tensor]:
     """x [M, K] quantized to FP8 or INT8: codes [M, K], and float32 scales [M, 1], or [1] for a static one."""
     q = quantize(x, get_format(format), scale=None if scale is None else scale.reshape(1))
     return q.data, q.scale if scale is None else q.scale.clone()
 
 
-@scaled_rows.register_fake
+@fake(scaled_rows)
 def _(x, scale, format):  # type: ignore[no-untyped-def]
     codes = torch.int8 if get_format(format).element.integer else torch.float8_e4m3fn
     shape = (x.shape[0], 1) if scale is None else (1,)

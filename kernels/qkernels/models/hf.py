@@ -145,8 +145,9 @@ def attach(model: Any, recipe: Recipe | str) -> None:
 def require_codes(model: nn.Module) -> None:
     """ValueError unless every quantized layer holds its codes as they are saved."""
     from .fast import FastLinear, ScaledLinear
+    from .merge import Part
 
     for name, module in model.named_modules():
-        if isinstance(module, FastLinear | ScaledLinear):
+        if isinstance(module, FastLinear | ScaledLinear | Part):
             raise ValueError(f"{name} is laid out for this GPU's kernel; save the model before swap() makes its layers "
                              "fast, or take swap(..., emulate=True)")  # fmt: skip

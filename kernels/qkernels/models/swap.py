@@ -18,6 +18,7 @@ from qkernels.hadamard import rotate
 
 from .codes import CodesLinear, unfit
 from .fast import Mode, Placed, fastest
+from .merge import Part, grouped, joined, parts, quantized
 from .recipe import Recipe, get_recipe
 
 _WORST_FIRST: tuple[Mode, ...] = ("emulated", "weight-only", "native")
@@ -107,26 +108,58 @@ def swap(
     """
     recipe = get_recipe(recipe)
     reports = []
-    for names in linear_layers(model, only):
-        module = model.get_submodule(names[0])  # one at a time: what is replaced is freed before the next
-        assert isinstance(module, nn.Linear | CodesLinear)
-        n, k, before = module.out_features, module.in_features, module_bytes(module)
-        if reason := skip_reason(model, names[0], module, recipe):
-            placed = Placed(module, "torch", "none")
-        else:
-            dtype = _dtype(module, model)
-            placed = _place(_coded(module, recipe, names[0], calibration, device), dtype, emulate)
-            for name in names:
-                model.set_submodule(name, placed.module)
-        after = module_bytes(placed.module)
-        for name in names:  # one module under two names is counted once
-            reports.append(
-                LayerReport(name, n, k, placed.backend, placed.mode, before, after, reason, placed.note)
-            )
-            before = after = 0
+    for group in grouped(linear_layers(model, only)):  # what is replaced is freed before the next
+        reports += _swap_group(model, group, recipe, device, calibration, emulate)
     if device is not None:
         model.to(device)
     return SwapReport(recipe.name, tuple(reports))
+
+
+def _swap_group(
+    model: nn.Module, group: Sequence[tuple[str, ...]], recipe: Recipe, device: Any,
+    calibration: Mapping[str, float] | None, emulate: bool,
+) -> list[LayerReport]:  # fmt: skip
+    """Layers that may be joined, or one alone; each with its names."""
+    modules = [_linear(model, names[0]) for names in group]
+    reasons = [
+        skip_reason(model, names[0], module, recipe) for names, module in zip(group, modules, strict=True)
+    ]
+    before = [module_bytes(module) for module in modules]
+    placed = [Placed(module, "torch", "none") for module in modules]
+    after = list(before)
+    taken = [index for index, reason in enumerate(reasons) if not reason]
+    if taken:
+        dtypes = [_dtype(modules[index], model) for index in taken]
+        names = [group[index][0] for index in taken]
+        coded = _coded([modules[index] for index in taken], recipe, names, calibration, device)
+        found = _place(coded, dtypes, emulate)
+        for index, now, size in zip(taken, found, _sizes(found), strict=True):
+            placed[index], after[index] = now, size
+            for name in group[index]:
+                model.set_submodule(name, now.module)
+    reports = []
+    for index, (names_of_one, module) in enumerate(zip(group, modules, strict=True)):
+        now, sizes = placed[index], (before[index], after[index])
+        for name in names_of_one:  # one module under two names is counted once
+            reports.append(LayerReport(name, module.out_features, module.in_features, now.backend, now.mode, *sizes,
+                                       reasons[index], now.note))  # fmt: skip
+            sizes = (0, 0)
+    return reports
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear | CodesLinear:
+    module = model.get_submodule(name)
+    assert isinstance(module, nn.Linear | CodesLinear)
+    return module
+
+
+def _sizes(placed: Sequence[Placed]) -> list[int]:
+    """Bytes of each layer; of parts of one product its share of the rows."""
+    merged = [each.module for each in placed if isinstance(each.module, Part)]
+    if not merged:
+        return [module_bytes(each.module) for each in placed]
+    whole, n = module_bytes(merged[0]), merged[-1].stop
+    return [whole * part.stop // n - whole * part.start // n for part in merged]
 
 
 @torch.no_grad()
@@ -214,31 +247,45 @@ def _tied(model: nn.Module, name: str, module: nn.Linear) -> str:
 
 
 def _coded(
-    module: nn.Linear | CodesLinear,
-    recipe: Recipe,
-    name: str,
-    calibration: Mapping[str, float] | None,
-    device: Any,
-) -> CodesLinear:
+    modules: Sequence[nn.Linear | CodesLinear], recipe: Recipe, names: Sequence[str],
+    calibration: Mapping[str, float] | None, device: Any,
+) -> list[CodesLinear]:  # fmt: skip
+    """Each as codes, on the device asked for; plain layers quantized together."""
     if device is not None:
-        module = module.to(device)
-    if isinstance(module, CodesLinear):
-        return module
-    amax = None
-    if recipe.static and calibration is not None:
-        if name not in calibration:
-            raise ValueError(
-                f"the calibration has no number for {name}; calibrate with the same recipe and model"
-            )
-        amax = calibration[name]
-    return CodesLinear.from_linear(module, recipe, amax)
+        modules = [module.to(device) for module in modules]
+    plain = [(name, each) for name, each in zip(names, modules, strict=True) if isinstance(each, nn.Linear)]
+    amax = [_amax(name, recipe, calibration) for name, _ in plain]
+    made = iter(quantized([each for _, each in plain], recipe, amax))
+    return [each if isinstance(each, CodesLinear) else next(made) for each in modules]
 
 
-def _place(layer: CodesLinear, dtype: torch.dtype, emulate: bool) -> Placed:
+def _amax(name: str, recipe: Recipe, calibration: Mapping[str, float] | None) -> float | None:
+    if not recipe.static or calibration is None:
+        return None
+    if name not in calibration:
+        raise ValueError(
+            f"the calibration has no number for {name}; calibrate with the same recipe and model"
+        )
+    return calibration[name]
+
+
+def _place(layers: Sequence[CodesLinear], dtypes: Sequence[torch.dtype], emulate: bool) -> list[Placed]:
+    """The layers to put in: parts of one product where there is a kernel for it, each alone otherwise."""
     if emulate:
-        backend = "torch-reference" if layer.weight.device.type == "cpu" else "torch-dequantize"
-        return Placed(layer, backend, "emulated", "asked for")
-    return fastest(layer, dtype)
+        return [
+            Placed(
+                each,
+                "torch-reference" if each.weight.device.type == "cpu" else "torch-dequantize",
+                "emulated",
+                "asked for",
+            )
+            for each in layers
+        ]
+    if len(set(dtypes)) == 1 and (whole := joined(layers)) is not None:
+        placed = fastest(whole, dtypes[0])
+        if placed.mode != "emulated":
+            return parts(placed, layers)
+    return [fastest(each, dtype) for each, dtype in zip(layers, dtypes, strict=True)]
 
 
 def _dtype(module: nn.Module, model: nn.Module) -> torch.dtype:
