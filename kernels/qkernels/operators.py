@@ -18,7 +18,7 @@ _LIBRARY = torch.library.Library("qkernels", "FRAGMENT")
 
 
 def operator(function: Callable[..., Any]) -> Any:
-    """The function as qkernels::<its name>, with the schema that its annotations say; torch.compile needs its `fake`."""
+    """The function as qkernels::<its name>, with a schema of its annotations; torch.compile needs its `fake`."""
     name = function.__name__
     _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
     _LIBRARY.impl(name, function, "CompositeExplicitAutograd")

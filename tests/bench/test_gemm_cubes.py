@@ -9,7 +9,7 @@ from qkernels.providers.torch_gemm import (
     torch_scaled_mm_fp4,
     torch_scaled_mm_fp8,
 )
-from qkernels.triton import fp4_gemm, fp4_gemm_quantize
+from qkernels.triton import fp4_gemm, fp4_gemm_quantize, fp8_few
 
 
 def cases(sweep):
@@ -26,7 +26,7 @@ def cases(sweep):
     made += sweep.cases(gemm_quantize(MXFP4), mxfp4, sweep.layers())
     made += sweep.cases(gemm_quantize(MXFP4, "w4a16"), [prepared.gemm_quantize, *exact], sweep.layers()[:4])
     for fmt in (FP8, FP8_TOKEN):
-        made += sweep.cases(gemm(fmt, fmt), [torch_scaled_mm_fp8], shapes[-6:])
+        made += sweep.cases(gemm(fmt, fmt), [fp8_few.gemm, torch_scaled_mm_fp8], shapes[-6:])
     return made
 
 

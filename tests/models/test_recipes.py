@@ -164,7 +164,7 @@ def test_that_property_fails_for_a_scale_of_the_whole_tensor() -> None:
 @pytest.mark.parametrize(
     ("recipe", "capability", "backend", "mode"),
     [
-        ("fp8", HOPPER, "torch-scaled-mm", "native"),
+        ("fp8", HOPPER, "triton/torch-scaled-mm", "native"),
         ("fp8", (8, 9), "torch-scaled-mm", "native"),
         ("int8", (8, 0), "torch-int-mm", "native"),
         ("nvfp4-w4a16", (8, 0), "triton-prepared", "weight-only"),

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from qbench import Unsupported
 from qkernels.api import quantize
+from qkernels.codec import round_to
 from qkernels.format import NVFP4_1L, NVFP4_TOKEN, get_format
 from qkernels.linear import LinearMXFP4, LinearNVFP4, QuantizedLinear
 from qkernels.operators import fake, operator
-from qkernels.prepared import product
+from qkernels.prepared import product, settle
 from qkernels.prepared_linear import PreparedLinear
 from qkernels.prepared_ops import row_unit, rows_of
 from qkernels.tensor import QTensor
@@ -35,6 +36,7 @@ from .codes import LONGEST_ROW, CodesLinear, as_rows, uncast
 
 Mode = Literal["native", "weight-only", "emulated", "none"]
 INT_MM_ROWS = 32  # torch._int_mm on CUDA wants more than 16
+FP8_FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def on_cuda(layer: CodesLinear, dtype: torch.dtype, capability: tuple[int, int])
     """What a GPU of that compute capability takes; Unsupported with the reason."""
     if not layer.format.packed:
         native = ScaledLinear(layer, dtype, capability)
-        return Placed(native, "torch-scaled-mm" if native.fp8 else "torch-int-mm", "native")
+        return Placed(native, native.backend, "native")
     if capability < (8, 0):
         raise Unsupported(
             f"the products of FP4 weights are written for sm_80 and newer, not {capability}", "bf16"
@@ -169,7 +171,15 @@ class ScaledLinear(nn.Module):
             raise Unsupported(f"torch._scaled_mm by rows gives bfloat16, not {dtype}")
         for buffer in ("weight", "weight_scale", "input_scale", "bias"):
             self.register_buffer(buffer, getattr(layer, buffer))
+        self.few = self.fp8 and capability[0] == 9
+        if self.few:
+            settle(self.weight.device)
         self.train(layer.training)
+
+    @property
+    def backend(self) -> str:
+        """What multiplies few rows, then, where that is something else, many."""
+        return ("triton/torch-scaled-mm" if self.few else "torch-scaled-mm") if self.fp8 else "torch-int-mm"
 
     def forward(self, x: Tensor) -> Tensor:
         rows = as_rows(x, self.in_features)
@@ -178,8 +188,12 @@ class ScaledLinear(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def _fp8(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """torch._scaled_mm takes a scale a row on both sides or on none: one of a tensor is repeated."""
+        """Few rows by this package's kernel on Hopper, else torch._scaled_mm. That takes a scale a row on both sides or
+        on none: one of a tensor is repeated."""
         m, n = codes.shape[0], self.out_features
+        if self.few and m <= FP8_FEW_ROWS:
+            few: Tensor = fp8_product(codes, self.weight, scale, self.weight_scale, self.bias)
+            return few
         left, right = scale.reshape(-1, 1), self.weight_scale.reshape(1, -1)
         if left.numel() != 1 or right.numel() != 1 or m == 1:
             left, right = left.expand(m, 1).contiguous(), right.expand(1, n).contiguous()
@@ -202,6 +216,29 @@ class ScaledLinear(nn.Module):
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
                 f"activation={self.activation.name}")  # fmt: skip
+
+
+@operator
+def fp8_product(
+    codes: Tensor, weight: Tensor, scale: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """bf16 [M, N]: codes [M, K] times weight [N, K] transposed, both E4M3, M <= 64; scales float32 [rows, 1] or [1]."""
+    if codes.device.type == "cuda":
+        from qkernels.triton.fp8_few import fp8_few  # imports Gluon's names for Hopper
+
+        return fp8_few(codes, weight, scale, weight_scale, bias)
+    y = (
+        codes.to(torch.float64)
+        @ weight.to(torch.float64).T
+        * scale.reshape(-1, 1)
+        * weight_scale.reshape(1, -1)
+    )
+    return round_to(y if bias is None else y + bias, torch.bfloat16)
+
+
+@fake(fp8_product)
+def _(codes, weight, *rest):  # type: ignore[no-untyped-def]
+    return codes.new_empty((codes.shape[0], weight.shape[0]), dtype=torch.bfloat16)
 
 
 @operator

@@ -18,6 +18,7 @@ from qkernels.triton import (
     fp4_gemm_sm90,
     fp4_stream,
     fp4_unpack,
+    fp8_few,
     mxfp4_fold,
     mxfp4_fold_codes,
     mxfp4_gemm_sm90,
@@ -130,6 +131,14 @@ def prepared_cases() -> list[qbench.CompileCase]:
             {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers")},
         )
 
+    def few_eight(m: int, n: int = N) -> qbench.CompileCase:
+        def launch() -> None:
+            x, w = (torch.empty(rows, K, dtype=torch.float8_e4m3fn, device="cuda") for rows in (m, n))
+            fp8_few.fp8_few(x, w, torch.empty(m, 1, device="cuda"), torch.empty(n, 1, device="cuda"))
+
+        expected = {"fp8_few_kernel": hopper_only("wgmma.e4m3 A=shared")}
+        return qbench.CompileCase(f"fp8_few[m={m},n={n},k={K}]", launch, expected)
+
     def into(fmt: Format, m: int, n: int = N) -> Quantized:
         return Quantized.empty(
             m, n, fmt, one().reshape(()) if fmt.levels == 2 else None, torch.device("cuda")
@@ -174,6 +183,7 @@ def prepared_cases() -> list[qbench.CompileCase]:
         few(MXFP4, 16),
         *(many(NVFP4, m) for m in (256, 4096)),
         eight(4096),
+        *(few_eight(m, n) for m, n in ((1, N), (1, 1024), (16, N), (32, N), (64, N))),
         qbench.CompileCase(
             f"mxfp4_fold[m=4096,k={K}]",
             lambda: mxfp4_fold.mxfp4_fold(matrix(4096)),
