@@ -1,6 +1,7 @@
-"""README's tables of products from stored runs: `python -m tests.products_table RUN.json [--peers RUN.json]`.
+"""README's tables of products from stored runs: `python -m tests.products_table RUN.json ... [--peers RUN.json]`.
 
-The first table is of this library's products at every batch size of the run. With --peers (the same file, or another
+The first table is of this library's products at every batch size of the runs, which time different products or batch
+sizes: a cell compares with cuBLAS in its own run. With --peers (the same file, or another
 of the same machine) a second one follows, of every provider; and last, wherever the quickest right provider of an
 operation is slower than bf16. % is that of the report: the least time of the call on this machine over its time, the
 larger of bytes over measured bandwidth and flops over the measured rate of the units that the provider uses.
@@ -61,22 +62,26 @@ class Products:
         return [provider for each, provider in self.results if each == op]
 
 
-def table(products: Products) -> str:
+def table(*runs: Products) -> str:
     """Markdown: µs, how many times as fast as cuBLAS bf16 in the same run, and % of the ceiling."""
-    batches = products.batches()
+    batches = sorted({m for products in runs for m in products.batches()})
     rows = []
     for what, op, provider in ROWS:
         for shape, name in SHAPES.items():
-            cells = [_cell(products, (op, provider), shape, m) for m in batches]
+            cells = [
+                next((found for each in runs if (found := _cell(each, (op, provider), shape, m))), "-")
+                for m in batches
+            ]
             rows.append([what, name, *cells])
             what = ""
     return _markdown(["", "N × K", *(f"M = {m}" for m in batches)], rows)
 
 
 def _cell(products: Products, who: tuple[str, str], shape: tuple[int, int], m: int) -> str:
+    """ "" where the run does not time it and bf16."""
     us, plain = products.us(who, shape, m), products.us(PLAIN, shape, m)
     if us is None or plain is None:
-        return "-"
+        return ""
     found = products.at(who, shape, m)
     assert found is not None
     # of a file that names no accumulator the rate to compare with is not known
@@ -145,16 +150,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="results.json of a sweep of this library's products and bf16")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="results.json of sweeps of this library's products and bf16"
+    )
     parser.add_argument("--peers", type=Path, help="results.json of other providers beside them")
     asked = parser.parse_args()
-    products = Products.of(read_run(asked.run))
-    print(table(products))
-    lists = [slower(products)]
+    products = [Products.of(read_run(path)) for path in asked.runs]
+    print(table(*products))
+    lists = [slower(each) for each in products]
     if asked.peers:
         beside = Products.of(read_run(asked.peers))
         print(f"\n{peers_table(beside)}")
-        lists.append(slower(beside) if asked.peers != asked.run else [])
+        lists.append(slower(beside) if asked.peers not in asked.runs else [])
     found = list(dict.fromkeys(line for each in lists for line in each))
     print("\nslower than cuBLAS bf16:" if found else "\nnowhere slower than cuBLAS bf16")
     print("".join(f"- {line}\n" for line in found))

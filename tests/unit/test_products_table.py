@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from qbench.result import Ceilings, Result, read_run
 from tests.products_table import Products, peers_table, slower, table
 from tests.reports import result, run_of, with_
@@ -32,9 +34,16 @@ def row(text: str, *parts: str) -> list[str]:
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
-def test_the_readme_shows_the_stored_run() -> None:
-    stored = Products.of(read_run(ROOT / "tests/data/h200_products.json"))
-    assert table(stored) in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("names", [("products",), ("products_more", "products_more_fp8")])
+def test_the_readme_shows_the_stored_runs(names: tuple[str, ...]) -> None:
+    stored = [Products.of(read_run(ROOT / f"tests/data/h200_{name}.json")) for name in names]
+    assert table(*stored) in (ROOT / "README.md").read_text()
+
+
+def test_runs_of_different_products_stand_in_one_table_each_beside_its_own_bf16() -> None:
+    other = [result("bf16_gemm", "torch-bf16", 40.0, m=1, **SHAPE), ours("mxfp4_w4a16_gemm", 10.0, 1)]
+    text = table(made(), Products.of(run_of(*other, ceilings=CEILINGS)))
+    assert "17, 2.00×" in text and "10, 4.00×" in text
 
 
 def test_a_cell_holds_time_speedup_and_share_of_the_ceiling_of_its_own_units() -> None:
