@@ -5,8 +5,7 @@ The names below are the public interface. Nothing here imports torch until a cas
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qbench.aot.cases import CompileCase, compile_cases, parametrize_compiled
 from qbench.aot.expect import Expectation
@@ -23,6 +22,7 @@ from qbench.case import (
     provider_info,
 )
 from qbench.check import GemmBound, Mismatch, WrongResult, exact, gemm_error, within
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.aot.compiled import compiled
@@ -67,9 +67,4 @@ _LATER = {
     "register_inline_asm": "qbench.interpreter",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """What lives beside torch, Triton or numpy is imported when it is first asked for."""
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _LATER)

@@ -21,8 +21,9 @@ Importing this package imports neither torch nor triton.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.aot.build import Built
@@ -60,8 +61,4 @@ __all__ = [
     "recording",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = later(__name__, _HOME)

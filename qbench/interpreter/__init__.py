@@ -20,8 +20,9 @@ the names below load what they need when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.interpreter.bounds import OutOfBounds, guards, known_memory
@@ -58,8 +59,4 @@ _HOME = {
     "repair": "repairs",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = later(__name__, _HOME)

@@ -7,8 +7,9 @@ Knows no quantization: a recipe is a function that changes a model. transformers
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.model.decode import Decoder
@@ -26,9 +27,4 @@ _HOMES = {
     "ops": "qbench.model.suite",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Imported when first asked for: reading results needs no torch."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _HOMES)

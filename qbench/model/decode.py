@@ -23,7 +23,8 @@ class Decoder:
     """A model with a static cache, ready to decode `new` tokens after a prompt [batch, prompt] of random tokens.
 
     mode: "graph" is one compiled graph captured into a CUDA graph and replayed (the default on a GPU), "traced" one
-    traced graph run op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the first `decode`.
+    traced graph run op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the
+    first `decode`.
     history [batch, prompt + 1 + new] holds the prompt and every token chosen; position [1] is the place of the token
     that the next step reads; logits [batch, vocabulary] are those of the last step.
     """

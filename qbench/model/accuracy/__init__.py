@@ -6,8 +6,9 @@ asked for, because some need torch and reading stored files does not.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.model.accuracy.decode import Answers, exact_match
@@ -68,8 +69,4 @@ _HOME = {
     **dict.fromkeys(("Accuracy", "compare", "markdown", "read_accuracy", "write_accuracy"), "store"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _HOME)

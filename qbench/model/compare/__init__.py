@@ -5,8 +5,9 @@ The names below are imported when first asked for: every command line loads this
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qbench.later import later
 
 if TYPE_CHECKING:
     from qbench.model.compare.entries import Entry, Problem, Workload
@@ -36,8 +37,4 @@ _HOME = {
     "UnequalTokens": "tokens",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _HOME)
