@@ -9,6 +9,8 @@ import torch
 from qbench import poisoned_allocations
 from qkernels.triton.fp8_held import Held
 from qkernels.triton.fp8_quantize import fp8_quantize
+from tests import held_on_numpy
+from tests.held_on_numpy import Sizes
 from tests.mutants.helpers import normal
 
 PLANS = {torch.float16: Held(warps=1, held=2, ahead=2), torch.bfloat16: Held(warps=1, held=1, ahead=3)}
@@ -33,3 +35,17 @@ def held() -> None:
                 for name in ("data", "scale"):
                     one, other = (getattr(q, name).reshape(-1).view(torch.uint8) for q in (wanted, found))
                     assert torch.equal(one, other), f"{dtype} {k} {place}: {name} is not that of two launches"
+
+
+def held_sm90() -> None:
+    """Hopper's kernel by Python: parts of tiles, stages and rounds, and whole ones; what is held is not read again."""
+    for pieces, sizes, wanted in (
+        (1, Sizes(32, 1, 2, 2, 1), 0),
+        (32 * 12, Sizes(32, 2, 2, 2, 2), 0),
+        (32 * 13 + 5, Sizes(32, 2, 2, 2, 2), 2),
+        (32 * 29 - 1, Sizes(32, 3, 3, 2, 2), 8),
+    ):
+        found = held_on_numpy.held(pieces, sizes)
+        assert found == 128 * wanted, (
+            f"{pieces} {sizes}: {found} words are read again, expected {128 * wanted}"
+        )

@@ -51,6 +51,7 @@ def test_names_are_unique_and_every_kernel_has_mutants() -> None:
     # Gluon's kernels have no interpreter. They are judged on a GPU, by tests/property/test_fp4_stream.py and
     # tests/unit/test_mxfp4_folded.py; tests/compile/test_gluon.py compiles the two products of many rows.
     about |= {
+        "fp4_few_parts.py",
         "fp4_few_sm90.py",
         "fp4_gemm_sm90.py",
         "mxfp4_gemm_sm90.py",

@@ -23,18 +23,21 @@ TILES = 4  # of 16 rows of w: what a warpgroup takes
 @dataclass(frozen=True)
 class Few:
     """How a program works: wk * wr (2 or 4) warpgroups, of which wk share K and wr take 64 rows of w each; `stages`
-    (a multiple of wk) of `depth` units of 64 of K; `resident` programs (1 or 2) on a multiprocessor."""
+    (a multiple of wk) of `depth` units of 64 of K; `resident` programs (1 or 2) on a multiprocessor. Of the 64 rows,
+    `parts` (1, 2 or 4) may be parts of K beside each other instead (fp4_few_parts); items are not split then."""
 
     wk: int
     wr: int
     depth: int
     stages: int
     resident: int = 1
+    parts: int = 1
 
     def shared_memory(self, m: int, words: int = 2) -> int:
         """Bytes of its stages and sums for up to m rows of x; words: of scales, for each row of a unit."""
-        unit = self.wr * TILES * (512 + 32 * words) + m * 128
-        return self.stages * self.depth * unit + (self.wk - 1) * self.wr * 256 * m
+        unit = self.wr * TILES * (512 + 32 * words) + self.parts * m * 128
+        sums = self.wk - 1 if self.parts == 1 else self.wk
+        return self.stages * self.depth * unit + sums * self.wr * 256 * m
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def _waves(tiles: int, sms: int) -> tuple[bool, bool]:
 
 def share(few: Few, tiles: int, chunks: int, sms: int, counters: int) -> Plan:
     """Work for a matrix of w on `sms` multiprocessors; counters: there are so many for split items."""
+    tiles, chunks = tiles * few.parts, chunks // few.parts
     items, steps, programs = cdiv(tiles, TILES * few.wr), cdiv(chunks, few.depth), sms * few.resident
     wave, waves = _waves(tiles, sms)
     grain = 1
-    if programs * few.wr > counters or (few.wr == 1 and (wave or waves)):
+    if programs * few.wr > counters or (few.wr == 1 and (wave or waves)) or few.parts > 1:
         grain = steps
     elif waves and steps % 2 == 0:
         grain = steps // 2

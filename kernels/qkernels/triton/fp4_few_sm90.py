@@ -1,11 +1,12 @@
 """out[M, N] = (x . wT) * alpha + bias for few rows of x (M <= 128) on Hopper: bf16 or fp16, w in NVFP4 or MXFP4.
 
 With few rows a product is the reading of its weights, so everything here keeps that reading going. A program takes
-64 * WR rows of w. One warp fetches with TMA, three copies a stage: units of w (`Fragments`), their scales, and the
-columns of x beside them, DEPTH units of 64 of K each. Warpgroups, WK for parts of K by WR for rows, turn codes into the
-register operand of wgmma; x is the other, of 8 to 128 rows, from shared memory. A warpgroup has stages of its own (WK
-divides the number of stages), so none waits for another until the sums of the WK are added, through shared memory and
-in one order. Programs are persistent; what does not fill a wave is split along K (fp4_few_plan).
+64 * WR rows of w, or a P-th of them with K in P parts beside each other (fp4_few_parts). One warp fetches with TMA,
+three copies a stage: units of w (`Fragments`), their scales, and the columns of x beside them, DEPTH units of 64 of K
+each. Warpgroups, WK for parts of K by WR for rows, turn codes into the register operand of wgmma; x is the other, of 8
+to 128 rows, from shared memory. A warpgroup has stages of its own (WK divides the number of stages), so none waits for
+another until the sums of the WK are added, through shared memory and in one order. Programs are persistent; what does
+not fill a wave, and has one part, is split along K among programs (fp4_few_plan).
 
 Waits, measured on an H200: few large copies (seven to a stage took 1 us more than three), large stages (DEPTH 8 beats 4
 and 2 while it fits), and no more than 110 KB in flight for a matrix that is read in 10 us: with 200 KB the first stage
@@ -35,8 +36,9 @@ Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -48,13 +50,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from qkernels.triton.fp4_few_parts import all_parts, descriptors, fetch_weights, fetch_x, own_part
 from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
-from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
+from qkernels.triton.gluon_names import barrier, reinterpret
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_quantized
 from qkernels.triton.workspaces import processors, require_hopper, workspace
@@ -63,46 +65,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_ROWS = 128
+MAX_WIDE = 64  # of parts by rows of x
 COUNTERS = 512  # of those that workspaces.workspace gives
 SHARED = 226 << 10  # bytes of an SM for stages, sums and a piece of the result; its last KB is for barriers
 
 
 @gluon.jit
-def fetch_weights(
-    w_desc, s_desc, words, scales, full, begin, i, steps,
-    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr,
-):  # fmt: skip
-    """Step begin + i, the i-th of this program, and what its stage will hold."""
-    stage = i % S
-    tile = (begin + i) // steps * (4 * WR)
-    chunk = (begin + i) % steps * C
-    mbarrier.expect(full.index(stage), BYTES)
-    tma_load(w_desc, [tile, chunk, 0], full.index(stage), words.index(stage))
-    tma_load(s_desc, [tile, chunk * 8 * U], full.index(stage), scales.index(stage))
-
-
-@gluon.jit
-def fetch_x(x_desc, x, full, begin, i, steps, C: gl.constexpr, S: gl.constexpr):
-    stage = i % S
-    tma_load(x_desc, [(begin + i) % steps * C, 0, 0], full.index(stage), x.index(stage))
-
-
-@gluon.jit
 def fetch(
     x_desc, w_desc, s_desc, x, words, scales, full, empty, begin, end, steps,
-    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr, EARLY: gl.constexpr,
+    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr, P: gl.constexpr,
+    EARLY: gl.constexpr,
 ):  # fmt: skip
     """One warp: all of the program's steps, each into the next stage when its consumers have left it."""
     if EARLY:
         for i in range(min(end - begin, S)):
-            fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
+            fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR, P)
         gdc_wait()
         for i in range(min(end - begin, S)):
-            fetch_x(x_desc, x, full, begin, i, steps, C, S)
+            fetch_x(x_desc, x, full, begin, i, steps, C, S, P)
     for i in range(S if EARLY else 0, end - begin):
         mbarrier.wait(empty.index(i % S), ((i // S) & 1) ^ 1)
-        fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR)
-        fetch_x(x_desc, x, full, begin, i, steps, C, S)
+        fetch_weights(w_desc, s_desc, words, scales, full, begin, i, steps, BYTES, U, C, S, WR, P)
+        fetch_x(x_desc, x, full, begin, i, steps, C, S, P)
 
 
 @gluon.jit
@@ -110,10 +94,10 @@ def multiply(
     x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
     work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
     PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
-    S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr, RULE: gl.constexpr,
-    PIECE: gl.constexpr,
+    S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
+    RULE: gl.constexpr, PIECE: gl.constexpr,
 ):  # fmt: skip
-    """A warpgroup: every WK-th of the program's steps, 64 rows of w of each."""
+    """A warpgroup: every WK-th of the program's steps, four tiles by parts of w of each."""
     KPART: gl.constexpr = PART // WR
     RPART: gl.constexpr = PART % WR
     if x.dtype == gl.float16:
@@ -136,7 +120,7 @@ def multiply(
     for number in range((end - 1) // steps - first_item + 1):
         item = first_item + number
         low, high = max(begin, item * steps), min(end, (item + 1) * steps)
-        sums = gl.zeros([64, BM], gl.float32, layout=MMA)
+        sums = gl.zeros([64, P * BM], gl.float32, layout=MMA)
         first = low - begin
         for turn in range(first + (KPART + WK - first % WK) % WK, high - begin, WK):
             stage = turn % S
@@ -155,6 +139,7 @@ def multiply(
                 last = a
             sums, last = warpgroup_mma_wait(0, deps=[sums, last])
             mbarrier.arrive(empty.index(stage), count=1)
+        sums = own_part(sums, P)
         if KPART > 0:
             place: gl.constexpr = (KPART - 1) * WR + RPART
             mbarrier.wait(parts_empty.index(place), (number & 1) ^ 1)
@@ -164,11 +149,13 @@ def multiply(
         else:
             for k in gl.static_range(WK - 1):
                 mbarrier.wait(parts_full.index(k * WR + RPART), number & 1)
-                sums += parts.index(k * WR + RPART).load(MMA)
+                sums += parts.index(k * WR + RPART).load(sums.type.layout)
                 barrier()
                 mbarrier.arrive(parts_empty.index(k * WR + RPART), count=1)
             complete = True
-            if high - low < steps:
+            if P > 1:
+                sums = all_parts(sums, P)
+            elif high - low < steps:
                 sums, complete = combine(
                     sums,
                     work_ptr + RPART * (64 * BM),
@@ -183,8 +170,10 @@ def multiply(
             if complete:
                 # one after the other: the product of two global scales may leave the numbers where the result does not
                 result = sums * unit * x_gain * gain
-                columns = (item * WR + RPART) * 64 + gl.arange(0, 64, gl.SliceLayout(1, MMA))
-                rows = gl.arange(0, BM, gl.SliceLayout(0, MMA))
+                HELD: gl.constexpr = sums.type.layout
+                ROWS: gl.constexpr = 64 // P
+                columns = (item * WR + RPART) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, HELD))
+                rows = gl.arange(0, BM, gl.SliceLayout(0, HELD))
                 if bias_ptr is not None:
                     bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)
                     result += bias.to(gl.float32).expand_dims(1)
@@ -203,16 +192,22 @@ def fp4_few_sm90_kernel(
     x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
     counter_ptr, unit, m, n, stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
-    BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, REGISTERS: gl.constexpr,
-    EARLY: gl.constexpr, RULE: gl.constexpr, PIECE: gl.constexpr,
+    W: gl.constexpr, W_STAGE: gl.constexpr, SCALES: gl.constexpr, BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr,
+    WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, REGISTERS: gl.constexpr, EARLY: gl.constexpr,
+    RULE: gl.constexpr, PIECE: gl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
     begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
-    x = gl.allocate_shared_memory(x_desc.dtype, [S * C, BM, 64], X)
-    x_stages = reinterpret(x, x_desc.dtype, [S, C, BM, 64], X_STAGE)
-    words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], w_desc.layout)
-    scales = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C * 8 * U], s_desc.layout)
+    x = gl.allocate_shared_memory(x_desc.dtype, [S * C, P * BM, 64], X)
+    words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], W)
+    scales = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C * 8 * U], SCALES)
+    if P == 1:
+        x_stages, w_stages, s_stages = reinterpret(x, x_desc.dtype, [S, C, BM, 64], X_STAGE), words, scales
+    else:
+        x_stages = reinterpret(x, x_desc.dtype, [S, C, P, BM, 64], X_STAGE)
+        w_stages = reinterpret(words, gl.int32, [S, 4 * WR // P, P, C, 128], W_STAGE)
+        s_stages = reinterpret(scales, gl.int32, [S, 4 * WR // P, P, C * 8 * U], W)
     PARTS: gl.constexpr = (WK - 1) * WR if WK > 1 else 1
     parts = gl.allocate_shared_memory(
         gl.float32, [PARTS, 64, BM if WK > 1 else 1], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
@@ -230,34 +225,34 @@ def fp4_few_sm90_kernel(
     fence_async_shared()
     barrier()
     target = (out_ptr, scales_ptr, out_gs_ptr)
-    BYTES: gl.constexpr = C * (BM * 128 + WR * 4 * (512 + 32 * U))
+    BYTES: gl.constexpr = C * (P * BM * 128 + WR * 4 * (512 + 32 * U))
     if WK * WR == 2:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
-            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
-                     BYTES, U, C, S, WR, EARLY)),
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
+                     BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 1], [REGISTERS, 24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+                        grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+                        grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 2, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
+                        grains, 2, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
                         gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 3, STEP, U, L, BM, C, S, WK, WR, MMA, EARLY, RULE, PIECE)),
-            (fetch, (x_desc, w_desc, s_desc, x_stages, words, scales, full, empty, begin, end, steps,
-                     BYTES, U, C, S, WR, EARLY)),
+                        grains, 3, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+            (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
+                     BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
 
 
@@ -271,6 +266,19 @@ def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
         shape=[TILES, 1, 128],
     )  # fmt: skip
     return (held[0], words, *held[2:]), mma
+
+
+@lru_cache
+def few_tiles() -> tuple[dict[int, Any], dict[int, Any]]:
+    """Layouts in shared memory, by rank, of x, and of words of w and its scales."""
+    made = [
+        {
+            rank: gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=rank)
+            for rank in (2, 3, 4)
+        }
+        for swizzle, bits in ((128, 16), (0, 32))
+    ]
+    return made[0], made[1]
 
 
 def fp4_few_sm90(
@@ -298,29 +306,27 @@ def fp4_few_sm90(
     half = x.dtype == torch.float16
     sms = processors(x.device)
     few = few or choose(m, tiles, chunks, sms)
+    if into or chunks % few.parts or few.parts * bm > MAX_WIDE:
+        few = replace(few, parts=1)
     piece = min(bm, 32)
     while into and piece > 8 and (few.shared_memory(bm, u) + few.wr * 256 * piece) * few.resident > SHARED:
         piece //= 2
-    held, mma = few_layouts(u, bm)
-    wide = [gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=rank) for rank in (2, 3)]
-    raw = [gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=rank) for rank in (2, 3)]
-    stride = x.stride(0) if m > 1 else chunks * COLUMNS
-    box = TILES * few.wr
+    held, mma = few_layouts(u, few.parts * bm)
+    wide, raw = few_tiles()
     registers = 104 if few.resident == 2 else 232 if few.wk * few.wr == 2 else 112
-    with torch.cuda.device(x.device):
+    with torch.cuda.device_of(x):
         plan = share(few, tiles, chunks, sms, COUNTERS)
         work, counters = workspace(
             x.device, 2 * plan.programs * few.wr * 64 * bm if plan.grain < plan.steps else 0
         )
         fp4_few_sm90_kernel[(plan.programs,)](
-            TensorDescriptor(x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[1]),
-            TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[1]),
-            TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * 8 * u], raw[0]),
+            *descriptors(x, w, few, bm, wide, raw),
             *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
             counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
-            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[0], X_STAGE=wide[1],
-            BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, REGISTERS=registers, EARLY=early,
-            RULE=rule_of(into), PIECE=piece, num_warps=4, launch_pdl=early,
+            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[2],
+            X_STAGE=wide[3 if few.parts == 1 else 4], W=raw[3], W_STAGE=raw[4], SCALES=raw[2], BM=bm, C=few.depth,
+            S=few.stages, WK=few.wk, WR=few.wr, P=few.parts, REGISTERS=registers, EARLY=early, RULE=rule_of(into),
+            PIECE=piece, num_warps=4, launch_pdl=early,
             maxnreg=80 if few.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip
     return out

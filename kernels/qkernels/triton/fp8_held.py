@@ -3,7 +3,8 @@
     s = amax(x)/448, q = e4m3(clamp(x * (1/s)))          the formula of fp8_quantize.py, to the bit
 Two programs a processor run through all tiles. Each first reads its own HELD tiles and keeps them, packed, then the
 others, of which it keeps the maximum; it writes its maximum, waits until all have written theirs, and converts: what it
-holds without reading it again, then the others from the last back, which the L2 cache still has.
+holds without reading it again, then the others from the last back, which the L2 cache still has. On Hopper
+fp8_held_sm90.py, which holds more, is quicker for some sizes.
 
 The launch is cooperative: all of its programs run at once or it fails, for each waits for all. Its counters are left at
 zero (workspaces.py). The interpreter, which runs programs one after the other, takes the two phases as two launches.

@@ -1,7 +1,7 @@
 """x [M, K] -> FP8 E4M3 with fp32 scales: static, dynamic per tensor, or dynamic per token (row).
 
     static       q = e4m3(clamp(x * (1/s)))                      s given
-    per tensor   the same with s = amax(x)/448                   amax by amax.py, one more read of x; fp8_held.py
+    per tensor   the same with s = amax(x)/448                   amax by amax.py, one more read of x; or fp8_held*.py
     per token    q = e4m3(clamp(x / s)), s = max(amax(row)/448, 1/(448*512))
 value = q*s. The reciprocal is capped at the largest fp32, so that a zero tensor (s = 0) gives zeros and not 0*inf.
 Blocks: fp8_block.py.
@@ -22,9 +22,10 @@ Non-finite input: a tensor (per token: a row) with a computed scale and inf or N
 0. Under a static scale NaN stays NaN and inf saturates.
 
 Measured (H200, torch 2.11, Triton 3.6, graph replay, L2 cold, fp16 4096 x 8192 / 8192 x 16384 / 16 x 8192): static
-24.4 / 92.7 / 1.25 us (97% of the copy's rate), dynamic per tensor 39.1 / 154 / 2.4 (large ones by fp8_held.py), per
-token 24.9 / 93.6 / 1.6. A hint to the L2 cache that x is read once made static tensors slower (26.4 us), written
-codes that do not stay nothing. Tried for small x and slower: one cooperative launch, 4.5 us at 16 x 8192.
+24.4 / 92.7 / 1.25 us (97% of the copy's rate), dynamic per tensor 33.3 / 155 / 2.4 (by fp8_held_sm90.py, of 2^24 to
+2^26 elements on Hopper, and fp8_held.py, other large ones), per token 24.9 / 93.6 / 1.6. A hint to the L2 cache that x
+is read once made static tensors slower (26.4 us), written codes that do not stay nothing. Tried for small x and
+slower: one cooperative launch, 4.5 us at 16 x 8192.
 
 Source: vLLM csrc/quantization/w8a8/fp8/common.cu (the formulas, not the code).
 """
@@ -50,6 +51,7 @@ from qkernels.triton.flat import Flat, is_flat, load_tile, own_tile, store_tile
 from qkernels.triton.fp4 import correct_quotient, magnitude_bits
 from qkernels.triton.fp8_block import fp8_block_quantize
 from qkernels.triton.fp8_held import Held, fp8_held, holds
+from qkernels.triton.fp8_held_sm90 import fp8_held_sm90, holds_sm90
 from qkernels.triton.fp8_small import choose_small, fp8_small_kernel, is_small
 from qkernels.triton.launch import (
     as_scale,
@@ -180,7 +182,8 @@ def fp8_quantize(
     scale           one fp32, finite and > 0 (the value of a tensor is not checked), for the whole tensor
     out, scale_out  float8_e4m3fn [M, K] and (of a computed scale) float32 [1] or [M, 1] to write into; contiguous
     flat, row       how x is cut (None: as chosen for its shape); early: launches may overlap
-    held            how one launch finds the scale of a tensor and uses it (fp8_held.py; False: never)
+    held            how one launch finds the scale of a tensor and uses it (fp8_held.py; True: as it does by itself;
+                    False: never; None: as chosen for x, by fp8_held_sm90.py too)
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if per_token and scale is not None:
@@ -216,6 +219,9 @@ def _launch_tensor(
     early: bool,
 ) -> None:
     (m, k), hardware = x.shape, has_e4m3_cast(x.device)
+    if dynamic and flat is None and held is None and holds_sm90(x):
+        fp8_held_sm90(x, out, scales)
+        return
     if dynamic and flat is None and held is not False and (held or holds(x)):
         fp8_held(x, out, scales, held if isinstance(held, Held) else Held())
         return

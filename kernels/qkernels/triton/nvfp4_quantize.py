@@ -24,10 +24,11 @@ global scale 21.9 / 81.8 / 1.3 us, blocked 24.0 / 90.5 / 1.7, Hadamard 16 23.9 /
 29.0 / 109 / 1.4, 128 31.5 / 119 / 1.5, four-over-six 49.7 / 191 / 1.7, 16 x 16 blocks 28.9 / 109 / 2.4; dynamic and
 Hadamard 16 50.7 / 175 / 2.7. Dynamic: 41.0 / 150 / 2.5 with two tiles a program of the second pass; one tile each, as
 it is now, was not timed so. Tried for it and slower: maxima by groups 43.7 / 154, one launch that holds part of x as
-fp8_held.py does 42.7 to 44.3 / 150 to 160, in which the codes take the registers. Blocked scales cost a tenth, for
-465 instructions a thread instead of 425: 4, 8 or 16 blocks beside each other and six tiles differ by 3%. Compiled for
-sm_90, instructions an element: static 13.3, Hadamard 16 17.1, 128 23.9, blocked scales 14.5, four-over-six 36, 16 x
-16 blocks 13.9, fp32 15.6.
+fp8_held.py does 42.7 to 44.3 / 150 to 160, in which the codes take the registers, and one that holds 41 MiB in shared
+memory and registers as fp8_held_sm90.py does 41.3 to 45.5 / 150 to 157: what follows the meeting is bound by issue.
+Blocked scales cost a tenth, for 465 instructions a thread instead of 425: 4, 8 or 16 blocks beside each other and six
+tiles differ by 3%. Compiled for sm_90, instructions an element: static 13.3, Hadamard 16 17.1, 128 23.9,
+blocked scales 14.5, four-over-six 36, 16 x 16 blocks 13.9, fp32 15.6.
 
 Source: NVIDIA, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149), appendix on quantization;
 the encode-scale convention is that of vLLM's `scaled_fp4_quant`.

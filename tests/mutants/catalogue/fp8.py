@@ -8,6 +8,7 @@ from tests.mutants.mutant import Mutant
 
 _m = partial(Mutant, file="qkernels/triton/fp8_quantize.py")
 _c = partial(Mutant, file="qkernels/triton/scaled_codes.py")
+_h = partial(Mutant, file="qkernels/triton/fp8_held_sm90.py")
 _SECOND = """            y = tl.where(finite, correct_quotient(more, scale, inverse), 0.0)
             tl.store(out_ptr + start + column, to_e4m3(y, HARDWARE), mask=(start + column < k) | EVEN)
 """
@@ -250,5 +251,40 @@ MUTANTS = (
         "the last tile of each program is not written",
         "held",
         file="qkernels/triton/fp8_held.py",
+    ),
+    _h(
+        "held-sm90-stages-missing-from-the-maximum",
+        "for t in range(s, count):",
+        "for t in range(s + 1, count):",
+        "a stage of shared memory is not in the maximum where registers take few rounds",
+        "held-sm90",
+    ),
+    _h(
+        "held-sm90-last-tile-unmasked",
+        "limit = beyond - round * (R * PIECES) if i == R - 1 else None",
+        "limit = None",
+        "elements after the tensor are looked at",
+        "held-sm90",
+    ),
+    _h(
+        "held-sm90-first-tile-not-read-again",
+        "limit = gl.where(first + round * R - 1 - n >= 0, PIECES, 0)",
+        "limit = gl.where(first + round * R - 1 - n > 0, PIECES, 0)",
+        "the first tile of each program that is read a second time has codes of zeros",
+        "held-sm90",
+    ),
+    _h(
+        "held-sm90-tiles-of-a-stage-in-the-place-of-the-first",
+        "words = memory.index(s * STAGE + i).load(L)",
+        "words = memory.index(s * STAGE).load(L)",
+        "all tiles of a stage get the codes of its first",
+        "held-sm90",
+    ),
+    _h(
+        "held-sm90-stage-larger-than-what-is-left",
+        "held = min(pieces // (stage * tile), stages * programs)",
+        "held = min(triton.cdiv(pieces, stage * tile), stages * programs)",
+        "a stage reaches beyond the tensor",
+        "held-sm90",
     ),
 )

@@ -1,0 +1,99 @@
+"""fp4_few_sm90: a warpgroup's four tiles of w as fewer tiles by `P` parts of K beside each other.
+
+A matrix of 4096 rows is only 64 times the 64 rows of a warpgroup. Warp i may take tile i // P and part i % P of its K
+instead; x's parts are columns beside each other, [P * BM, 64] of them a unit. A product has every part of w with every
+part of x: of a warp's sums those with its own part of x count, and nothing of the others is read. Tensor cores have
+nothing else to do. In shared memory, tiles by parts lie as tiles do (`Fragments` [tiles, P, chunks / P, ...]).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from qkernels.triton.fp4_few_plan import TILES, Few
+from qkernels.triton.fp4_fragments import COLUMNS, Fragments
+from qkernels.triton.gluon_names import tma_load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@gluon.jit
+def fetch_weights(
+    w_desc, s_desc, words, scales, full, begin, i, steps,
+    BYTES: gl.constexpr, U: gl.constexpr, C: gl.constexpr, S: gl.constexpr, WR: gl.constexpr, P: gl.constexpr,
+):  # fmt: skip
+    """Step begin + i, the i-th of this program, and what its stage will hold."""
+    stage = i % S
+    tile = (begin + i) // steps * (4 * WR // P)
+    chunk = (begin + i) % steps * C
+    mbarrier.expect(full.index(stage), BYTES)
+    if P == 1:
+        tma_load(w_desc, [tile, chunk, 0], full.index(stage), words.index(stage))
+        tma_load(s_desc, [tile, chunk * 8 * U], full.index(stage), scales.index(stage))
+    else:
+        tma_load(w_desc, [tile, 0, chunk, 0], full.index(stage), words.index(stage))
+        tma_load(s_desc, [tile, 0, chunk * 8 * U], full.index(stage), scales.index(stage))
+
+
+@gluon.jit
+def fetch_x(x_desc, x, full, begin, i, steps, C: gl.constexpr, S: gl.constexpr, P: gl.constexpr):
+    stage = i % S
+    if P == 1:
+        tma_load(x_desc, [(begin + i) % steps * C, 0, 0], full.index(stage), x.index(stage))
+    else:
+        tma_load(x_desc, [(begin + i) % steps * C, 0, 0, 0], full.index(stage), x.index(stage))
+
+
+@gluon.jit
+def own_part(sums, P: gl.constexpr):
+    """A warpgroup's sums [64, P * BM] with all parts of x -> [64, BM] with each warp's own; within threads."""
+    if P == 1:
+        return sums
+    else:
+        LAYOUT: gl.constexpr = sums.type.layout
+        BM: gl.constexpr = sums.shape[1] // P
+        of_w = gl.arange(0, 64, gl.SliceLayout(1, LAYOUT)) // 16 % P
+        of_x = gl.arange(0, P * BM, gl.SliceLayout(0, LAYOUT)) // BM
+        own = gl.where(of_w.expand_dims(1) == of_x.expand_dims(0), sums, 0.0)
+        return gl.sum(own.reshape([64, P, BM]), 1)
+
+
+@gluon.jit
+def all_parts(sums, P: gl.constexpr):
+    """[64, BM] of tiles by parts -> [64 / P, BM], each in P warps."""
+    if P == 1:
+        return sums
+    else:
+        BM: gl.constexpr = sums.shape[1]
+        return gl.sum(sums.reshape([4 // P, P, 16, BM]), 1).reshape([64 // P, BM])
+
+
+def descriptors(
+    x: Tensor, w: Fragments, few: Few, bm: int, wide: dict[int, Any], raw: dict[int, Any]
+) -> tuple[TensorDescriptor, TensorDescriptor, TensorDescriptor]:
+    """What a stage copies of x [M, whole units of K], w and its scales. wide, raw: their layouts by rank."""
+    tiles, chunks = w.data.shape[:2]
+    m, p = x.shape[0], few.parts
+    stride = x.stride(0) if m > 1 else chunks * COLUMNS
+    words, box = w.scale.shape[2], TILES * few.wr // p
+    if p == 1:
+        return (
+            TensorDescriptor(
+                x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[3]
+            ),
+            TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[3]),
+            TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * words], raw[2]),
+        )
+    shape, strides = [chunks // p, p, m, COLUMNS], [COLUMNS, chunks // p * COLUMNS, stride, 1]
+    data, scale = w.data.view(tiles, p, chunks // p, 128), w.scale.view(tiles, p, -1)
+    return (
+        TensorDescriptor(x, shape, strides, [few.depth, p, bm, COLUMNS], wide[4]),
+        TensorDescriptor.from_tensor(data, [box, p, few.depth, 128], raw[4]),
+        TensorDescriptor.from_tensor(scale, [box, p, few.depth * words], raw[3]),
+    )

@@ -1,0 +1,161 @@
+"""fp4_few_sm90 run by Python as gluon_threads runs fp8_few: its partitions as threads, tensors as numpy arrays.
+
+Words of weights go the way they go on the GPU, as numbers, to what decodes them: there `fp4_fragments.dense` says what
+they mean. That a warp holds the words which its part of the operand needs, and ptxas's and TMA's bytes, are not told.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from qkernels.triton import fp4_few_plan, fp4_few_sm90
+from qkernels.triton.fp4_fragments import Fragments, dense
+from tests import gluon_threads
+from tests.gluon_threads import _FAILED, _STATE, Array, Barrier, Barriers, Pointer, array, python_of
+
+
+class Shared:
+    """Numbers, of which 64 bits hold words of 32 too; NaN at first."""
+
+    def __init__(self, values: np.ndarray, dtype: object) -> None:
+        self.values, self.dtype = values, dtype
+
+    def index(self, i: int) -> Shared:
+        assert 0 <= i < len(self.values)
+        return Shared(self.values[i], self.dtype)
+
+    def permute(self, order: list[int]) -> Shared:
+        return Shared(self.values.transpose(order), self.dtype)
+
+    def slice(self, start: int, length: int, dim: int) -> Shared:
+        assert start + length <= self.values.shape[dim]
+        return Shared(self.values.take(range(start, start + length), dim), self.dtype)
+
+    def load(self, _layout: object) -> Array:
+        return array(self.values.copy())
+
+    def store(self, values: Array) -> None:
+        assert values.shape == self.values.shape
+        self.values[...] = values
+
+
+class Descriptor:
+    """TMA's view of memory: boxes of numbers, 0 outside."""
+
+    def __init__(self, desc: Any, early: bool) -> None:
+        self.values = desc.base.double().as_strided(desc.shape, desc.strides).numpy()
+        self.box, self.early, self.bytes = desc.block_shape, early, desc.base.element_size()
+        self.dtype = desc.base.dtype
+
+
+def tma_load(desc: Descriptor, start: list[int], barrier: Barrier, to: Shared) -> None:
+    assert _STATE.waited or desc.early, "x is read before gdc_wait"
+    box = np.zeros(desc.box)
+    part = desc.values[tuple(slice(a, a + b) for a, b in zip(start, desc.box, strict=True))]
+    box[tuple(slice(0, b) for b in part.shape)] = part
+    assert to.values.shape == box.shape
+    to.values[...] = box
+    barrier.add(0, -box.size * desc.bytes)
+
+
+def mma(a: Array, b: Shared, sums: Array, is_async: bool) -> Array:
+    return array(sums + np.einsum("ik,kj->ij", np.asarray(a), b.values))
+
+
+def warp_specialize(partitions: list[Any], warps: list[int], _registers: object) -> None:
+    assert len(warps) == len(partitions) - 1
+    errors: list[BaseException] = []
+    program, programs, waited = _STATE.program, _STATE.programs, _STATE.waited
+
+    def run(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        _STATE.program, _STATE.programs, _STATE.waited = program, programs, waited
+        try:
+            function(*arguments)
+        except BaseException as error:  # told by the thread that started this one
+            errors.append(error)
+            _FAILED.set()
+
+    threads = [threading.Thread(target=run, args=each) for each in partitions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def allocate(dtype: object, shape: list[int], _layout: object) -> Shared | Barriers:
+    return Barriers(shape[0]) if len(shape) == 2 else Shared(np.full(shape, np.nan), dtype)
+
+
+def decode_as(w: Fragments) -> Callable[..., Array]:
+    def decode(words: Array, scales: Array, _base: object, *_more: object) -> Array:
+        assert not np.isnan(words).any()
+        assert not np.isnan(scales).any()
+        data, scale = (torch.from_numpy(np.asarray(each).astype(np.int32)) for each in (words, scales))
+        unit = replace(w, data=data.view(4, 1, 32, 4), scale=scale.view(4, 1, -1), n=64, k=64)
+        return array((dense(unit) / w.unit).numpy())
+
+    return decode
+
+
+GL = types.SimpleNamespace(
+    **{**vars(gluon_threads.GL), "allocate_shared_memory": allocate, "warp_specialize": warp_specialize},
+    int32=None, float16=torch.float16, SwizzledSharedLayout=lambda *_: None,
+)  # fmt: skip
+MOVES = gluon_threads.MOVES | {
+    "tma_load": tma_load, "warpgroup_mma": mma, "reciprocal": lambda x: 1 / x,
+    "warpgroup_mma_wait": lambda _, deps: deps[0] if len(deps) == 1 else tuple(deps),
+    "reinterpret": lambda memory, dtype, shape, _layout: Shared(memory.values.reshape(shape), dtype),
+}  # fmt: skip
+
+
+class Kernel:
+    """Stands in for the kernel: a launch runs every program, from the last to the first if `backwards`."""
+
+    def __init__(self, w: Fragments, backwards: bool) -> None:
+        self.backwards = backwards
+        shared = {name: python_of(fp4_few_plan, MOVES)[name] for name in ("steps_of", "combine")}
+        made = python_of(fp4_few_sm90, MOVES | shared | {"decode": decode_as(w)})
+        made["gl"] = GL
+        self.run = made["fp4_few_sm90_kernel"]
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        def launch(x: Any, w: Any, s: Any, out: torch.Tensor, *more: Any, **constants: Any) -> None:
+            options = {name: value for name, value in constants.items() if name.isupper()}
+            written = np.full(out.numel(), np.nan)
+            tensors = [t if not isinstance(t, torch.Tensor) else t.numpy() if t.dtype != torch.bfloat16
+                       else t.double().numpy() for t in more]  # fmt: skip
+            pointers = [Pointer(t.reshape(-1)) if isinstance(t, np.ndarray) else t for t in tensors]
+            descriptors = [Descriptor(x, False), Descriptor(w, True), Descriptor(s, True)]
+            _FAILED.clear()
+            _STATE.programs = grid[0]
+            for program in reversed(range(grid[0])) if self.backwards else range(grid[0]):
+                _STATE.program, _STATE.waited = program, not constants["EARLY"]
+                self.run(*descriptors, Pointer(written), *pointers, **options)
+            out.copy_(torch.from_numpy(written).view(out.shape))
+
+        return launch
+
+
+@contextmanager
+def on_threads(w: Fragments, processors: int, backwards: bool = False) -> Iterator[torch.Tensor]:
+    """fp4_few_sm90 runs with w on the CPU, as if on so many multiprocessors; gives the counters, zero after it."""
+    counters = torch.zeros(1024, dtype=torch.int32)
+    with mock.patch.multiple(
+        fp4_few_sm90,
+        fp4_few_sm90_kernel=Kernel(w, backwards),
+        require_hopper=lambda _: None,
+        processors=lambda _: processors,
+        workspace=lambda _, floats: (torch.full((max(floats, 1),), torch.nan), counters),
+    ):
+        yield counters

@@ -1,0 +1,74 @@
+"""Bugs in products of few rows on Hopper: in parts of K that lie beside each other, stages, and what is at the end."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.mutants.mutant import Mutant
+
+_e = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few.py")
+_c = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few_plan.py")
+_p = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_parts.py")
+
+MUTANTS = (
+    _e(
+        "few-foreign-parts-added",
+        "of_w.expand_dims(1) == of_x.expand_dims(0)",
+        "of_w.expand_dims(1) <= of_x.expand_dims(0)",
+        "products of one part of w with another of x are added",
+    ),
+    _e(
+        "few-columns-mask-off-by-one",
+        "(columns < n).expand_dims(1)",
+        "(columns < n - 1).expand_dims(1)",
+        "the last column is not written",
+    ),
+    _e(
+        "few-scale-of-the-item-before",
+        "w_scale = line(w_scale_ptr, item * R + R, n, R, W_ROWS)",
+        "w_scale = line(w_scale_ptr, item * R, n, R, W_ROWS)",
+        "a program's second item has the scales of its first",
+    ),
+    _e(
+        "few-stages-not-in-turn",
+        "fetch_stage(x_desc, x, x_stages, full, i, 0, (begin + i) % steps * C, C, EVEN)",
+        "fetch_stage(x_desc, x, x_stages, full, i, 0, i % steps * C, C, EVEN)",
+        "a program that begins within an item multiplies the first columns of x",
+    ),
+    _e(
+        "few-sums-of-a-stage-kept",
+        "for turn in range(low - begin, high - begin):",
+        "for turn in range(low - begin + 1, high - begin):",
+        "the first step of each item is left out",
+    ),
+    _c(
+        "few-last-rows-left-out",
+        "    items = cdiv(n, few.rows)\n    steps, programs",
+        "    items = n // few.rows\n    steps, programs",
+        "rows of w that do not fill an item are not multiplied",
+    ),
+    _c(
+        "few-too-many-parts",
+        "if cdiv(n, few.rows) >= 0.7 * sms:",
+        "if cdiv(n, few.rows) >= 2 * sms:",
+        "more parts than fill the GPU: x is read more often",
+    ),
+    _p(
+        "few-parts-of-the-next-tile",
+        "// 16 % P\n",
+        "// 16 // P\n",
+        "warps keep the sums of another part of x",
+    ),
+    _p(
+        "few-parts-rows-not-by-parts",
+        "tile = (begin + i) // steps * (4 * WR // P)",
+        "tile = (begin + i) // steps * (4 * WR)",
+        "tiles between those of two programs are left out",
+    ),
+    _p(
+        "few-parts-of-x-beside-each-other-twice",
+        "[COLUMNS, chunks // p * COLUMNS, stride, 1]",
+        "[COLUMNS, COLUMNS, stride, 1]",
+        "the second part of x is the first, a unit later",
+    ),
+)

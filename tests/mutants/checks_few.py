@@ -1,0 +1,24 @@
+"""Products of few rows on Hopper, their own source run by threads of Python (tests/gluon_threads*.py)."""
+
+from __future__ import annotations
+
+from qkernels.triton.fp4_few_plan import Few
+from qkernels.triton.fp8_few_plan import Few8, choose
+from tests.property import test_fp4_few_parts, test_fp8_few
+
+
+def fp8_few() -> None:
+    """Plans with parts, several stages and split items; rows and depth that end within a tile; chosen plans."""
+    for plan in (Few8(2, 64, 1, 3), Few8(1, 64, 2, 3, 1, True), Few8(8, 64, 1, 2)):
+        test_fp8_few.check(3, 100, 2048, plan, bias=True)
+    test_fp8_few.check(5, 70, 144, Few8(1, 64, 1, 2))
+    test_fp8_few.check(17, 70, 1024)
+    assert choose(1, 4096, 4096).parts == 2 and choose(1, 6144, 4096).parts == 1
+    assert choose(32, 1024, 4096).split and not choose(64, 8192, 8192).split
+
+
+def few_parts() -> None:
+    """Two and four parts of K beside each other, by one, two and four warpgroups."""
+    for plan in (Few(2, 1, 2, 4, 1, 2), Few(1, 2, 1, 2, 1, 4), Few(4, 1, 1, 4, 1, 4)):
+        test_fp4_few_parts.check(3, 136, 768, plan, bias=True)
+    test_fp4_few_parts.check(9, 70, 512, Few(2, 1, 1, 2, 1, 2), "mxfp4")
