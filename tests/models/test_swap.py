@@ -126,7 +126,9 @@ def test_a_model_of_fast_layers_is_that_of_the_plain_ones(
     assert (report.mode, report.backend) == (mode, backend)
     fmt = RECIPES[recipe].weight_format
     assert fmt is not None
-    for layer in report.swapped:  # prepared rows are padded to 16, and K to 128; of a joint global scale one has it
+    for (
+        layer
+    ) in report.swapped:  # rows are padded to 16, K to 128; one of several has their joint global scale
         least = fmt.nbytes((layer.n, layer.k)) - (4 if fmt.levels == 2 else 0)
         assert least <= layer.bytes_after <= 1.1 * least + 4 * layer.n, layer
     ids = tokens()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from qbench import poisoned_allocations
-from qkernels import quantize, rms_norm_quantize, silu_mul_quantize
+from qkernels import quantize, silu_mul_quantize
 from qkernels.format import MXFP4, NVFP4, get_format
 from qkernels.norms import rms_norm, silu_mul
 from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
 from qkernels.ops.quantize import QuantizeOptions
 from qkernels.swizzle import to_blocked
-from qkernels.triton import mxfp4_quantize, nvfp4_quantize
+from qkernels.triton import fp4_rows, mxfp4_quantize, nvfp4_quantize
+from qkernels.triton.norm_words import NormPlan
 from tests.mutants.helpers import normal
 
 
@@ -48,14 +49,24 @@ def norms() -> None:
         for fmt in (NVFP4, MXFP4, get_format("nvfp4_token")):
             gs = torch.tensor(400.0) if fmt == NVFP4 else None
             options = QuantizeOptions(fmt, global_scale=gs)
-            for norm in (Norm(weight.to(torch.bfloat16), 1e-6), Norm(weight.half(), 1e-3, x[:, 96:] / 64)):
-                with poisoned_allocations():
-                    out = rms_norm_quantize(
-                        half, norm.weight, fmt, eps=norm.eps, residual=norm.residual, global_scale=gs,
-                        backend="triton",
-                    )  # fmt: skip
-                wrong = norm_tolerance(out, (half, norm, options), rms_norm, "fp32")
-                assert wrong is None, f"{fmt.name} of {dtype}: {wrong}"
+            for each in (torch.bfloat16, torch.float16, torch.float32):  # a weight of fp32 is no words
+                for norm, plan in (
+                    (Norm(weight.to(each), 1e-6), None),
+                    (Norm(weight.to(each), 1e-3, x[:, 96:] / 64), None),
+                    (Norm(weight.to(each), 1e-3, x[:, 96:] / 64), NormPlan(1, 16, reread=True)),
+                ):
+                    with poisoned_allocations():
+                        out = fp4_rows.rms_norm_quantize(
+                            half,
+                            norm.weight,
+                            fmt,
+                            eps=norm.eps,
+                            residual=norm.residual,
+                            global_scale=gs,
+                            plan=plan,
+                        )
+                    wrong = norm_tolerance(out, (half, norm, options), rms_norm, "fp32")
+                    assert wrong is None, f"{fmt.name} of {dtype}, {each} weights, {plan}: {wrong}"
             if fmt.global_granularity == "row":
                 continue
             q = silu_mul_quantize(x * 2, fmt, global_scale=gs, backend="triton")

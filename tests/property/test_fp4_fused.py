@@ -20,6 +20,8 @@ from qkernels.format import MXFP4, NVFP4, NVFP4_1L, NVFP4_4OVER6, NVFP4_TOKEN, F
 from qkernels.norms import add_residual, rms_norm, silu_mul
 from qkernels.ops.fused import Norm, norm_tolerance, silu_tolerance
 from qkernels.ops.quantize import QuantizeOptions
+from qkernels.triton.fp4_rows import LONGEST, NORMED
+from qkernels.triton.norm_words import NormPlan, norm_plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -78,6 +80,7 @@ def test_norm_in_every_format(fmt: Format, dtype: torch.dtype, backend: str) -> 
     x[1] *= 30
     x[2, 3] = torch.nan
     x[3] = 0
+    x[4, 7] = torch.inf
     normed(x, 1 + normal(1, 96, dtype, 1)[0] / 4, fmt, backend)
 
 
@@ -136,9 +139,88 @@ def test_a_row_is_the_same_by_any_number_of_threads(warps: int) -> None:
     for layout in ("linear", "blocked"):
         q = nvfp4_token(x, scale_layout=layout, warps=warps)
         assert torch.equal(nvfp4_token(x, scale_layout=layout, warps=4).data, q.data)
-        normed = rms_norm_quantize(x, weight, MXFP4, scale_layout=layout, warps=warps)[0]
+        normed = rms_norm_quantize(x, weight, MXFP4, scale_layout=layout, plan=NormPlan(warps, 16))[0]
         asked = QuantizeOptions(MXFP4, scale_layout=layout)
         assert norm_tolerance((normed, None), (x, Norm(weight), asked), rms_norm, "fp32") is None
+
+
+PLANS = (NormPlan(8, 16, hint=True), NormPlan(8, 8), NormPlan(8, 16, reread=True, registers=64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+@pytest.mark.parametrize("fmt", [NVFP4, MXFP4, NVFP4_TOKEN], **by_name)
+def test_norm_of_words_by_every_plan(fmt: Format, plan: NormPlan, dtype: torch.dtype) -> None:
+    """Rows that fill the program's places and that do not, of strided words, with zeros, NaN and infinity."""
+    from qkernels.triton.fp4_rows import rms_norm_quantize
+
+    cases: list[tuple[int, bool, Any]] = [(96, True, "linear"), (512, True, "linear"), (512, False, "linear")]
+    if dtype == torch.float16 and fmt != NVFP4_TOKEN:
+        cases.append((96, True, "blocked"))  # 128 programs
+    for k, residual, layout in cases:
+        x, beside = normal(5, k + 4, dtype)[:, 2:-2], normal(5, k + 6, dtype, 2)[:, 4:-2]
+        beside[0] = x[0] = 0
+        beside[1, k - 1] = torch.nan
+        x[2, 3] = torch.inf
+        x[3] *= 40
+        weight = 1 + normal(1, k + 2, dtype, 1)[0, 2:] / 4
+        norm = Norm(weight, 1e-5, beside if residual else None)
+        out = rms_norm_quantize(
+            x, weight, fmt, eps=1e-5, residual=norm.residual, global_scale=static(fmt), scale_layout=layout,
+            plan=plan,
+        )  # fmt: skip
+        asked = QuantizeOptions(fmt, global_scale=static(fmt), scale_layout=layout)
+        wrong = norm_tolerance(out, (x, norm, asked), rms_norm, "fp32")
+        assert wrong is None, f"K = {k}: {wrong}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("fmt", [NVFP4, MXFP4, NVFP4_TOKEN], **by_name)
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
+def test_a_norm_is_the_same_in_any_number_of_rows(residual: bool, fmt: Format, dtype: torch.dtype) -> None:
+    on_gpu = DEVICE == "cuda"
+    for k in (8192, 16384) if on_gpu else (512, 1056):
+        m = 2100 if on_gpu else 5
+        x, weight = normal(m, k, dtype), normal(1, k, dtype, 1)[0]
+        beside = normal(m, k, dtype, 2) if residual else None
+        all_rows, total = qkernels.rms_norm_quantize(
+            x, weight, fmt, residual=beside, global_scale=static(fmt), backend="triton"
+        )
+        for first in (1, 2, 3, 300) if on_gpu else (1, 2):
+            q, part = qkernels.rms_norm_quantize(
+                x[:first], weight, fmt, residual=None if beside is None else beside[:first],
+                global_scale=static(fmt), backend="triton",
+            )  # fmt: skip
+            assert torch.equal(q.data, all_rows.data[:first])
+            assert torch.equal(q.scale.view(torch.uint8), all_rows.scale[:first].view(torch.uint8))
+            assert part is None or torch.equal(part, total[:first])
+
+
+@pytest.mark.parametrize("fmt", NORMED, **by_name)
+def test_a_plan_cuts_blocks_evenly_and_a_program_fits_a_processor(fmt: Format) -> None:
+    for k in range(fmt.block, LONGEST + 1, 7 * fmt.block):
+        for residual in (False, True):
+            plan = norm_plan(k, fmt, residual)
+            assert fmt.block % plan.unit == 0
+            assert plan.unit == fmt.block or not fmt.select
+            assert 32 * plan.warps * plan.registers <= 65536
+            assert not (plan.hint and plan.reread)
+
+
+def test_words_are_normed_in_words_and_anything_else_by_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qkernels.triton import fp4_rows
+
+    took: list[str] = []
+    monkeypatch.setattr(fp4_rows, "launch_norm_words", lambda *args, **options: took.append("words"))
+    monkeypatch.setattr(fp4_rows, "_launch", lambda *args, **options: took.append("values"))
+    x, weight, odd = normal(4, 64), normal(1, 65, seed=1)[0], normal(4, 65)
+    for y, w, residual in (
+        (x, weight[:64], None), (x, weight[:64], x), (odd[::2, :64], weight[:64].bfloat16(), None),
+        (x.float(), weight[:64], None), (odd[:, 1:], weight[:64], None), (x, weight[1:], None),
+        (x, weight[:64].float(), None), (x, weight[:64], odd[:, 1:]),
+    ):  # fmt: skip
+        fp4_rows.rms_norm_quantize(y, w, MXFP4, residual=residual)
+    assert took == ["words"] * 3 + ["values"] * 5
 
 
 @pytest.mark.parametrize(

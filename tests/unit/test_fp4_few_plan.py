@@ -12,6 +12,7 @@ from qkernels.triton.fp4_few_plan import TILES, Few, choose, contributors, share
 
 SHARED_MEMORY = 227 * 1024
 FEW = [Few(2, 1, 8, 4), Few(2, 1, 4, 4, 2), Few(1, 2, 4, 4), Few(1, 4, 4, 3), Few(2, 2, 4, 6)]
+FEW += [Few(2, 1, 4, 6, 2, 2), Few(1, 4, 2, 4, 1, 4)]
 
 
 @given(
@@ -19,7 +20,9 @@ FEW = [Few(2, 1, 8, 4), Few(2, 1, 4, 4, 2), Few(1, 2, 4, 4), Few(1, 4, 4, 3), Fe
     counters=st.sampled_from([0, 512]),
 )  # fmt: skip
 def test_every_step_of_every_item_once(few: Few, tiles: int, chunks: int, sms: int, counters: int) -> None:
+    chunks *= few.parts
     plan = share(few, tiles, chunks, sms, counters)
+    tiles, chunks = tiles * few.parts, chunks // few.parts  # in each part
     items = -(-tiles // (TILES * few.wr))
     assert 0 < plan.programs <= sms * few.resident
     assert (plan.steps * few.depth >= chunks, plan.steps % plan.grain) == (True, 0)

@@ -181,6 +181,8 @@ def prepared_cases() -> list[qbench.CompileCase]:
         stream(MXFP4, 16),
         *(few(NVFP4, m) for m in (1, 64)),
         few(MXFP4, 16),
+        few(NVFP4, 1, 4096),  # in two parts
+        few(MXFP4, 1, 1024),  # in four
         *(many(NVFP4, m) for m in (256, 4096)),
         eight(4096),
         *(few_eight(m, n) for m, n in ((1, N), (1, 1024), (16, N), (32, N), (64, N))),

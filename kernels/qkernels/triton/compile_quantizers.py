@@ -13,6 +13,7 @@ from qkernels.triton import (
     fp4_silu,
     fp8_block,
     fp8_held,
+    fp8_held_sm90,
     fp8_quantize,
     int8_quantize,
     mxfp4_quantize,
@@ -88,7 +89,8 @@ def row_cases() -> list[qbench.CompileCase]:
             )
 
         name = f"{fmt.name}_rms_norm[{dtype},residual={int(residual)},m={m},k={k}]"
-        return qbench.CompileCase(name, launch, fp4_rows.expected(fmt))
+        expect = fp4_rows.expected(fmt) if dtype == "fp32" else fp4_rows.expected_norm(k, fmt, residual)
+        return qbench.CompileCase(name, launch, expect)
 
     def silu(fmt: Format, dtype: str, m: int, k: int) -> qbench.CompileCase:
         def launch() -> None:
@@ -103,6 +105,10 @@ def row_cases() -> list[qbench.CompileCase]:
         norm(NVFP4, "bf16", 4096, K),
         norm(NVFP4, "fp16", 4096, K, residual=True),
         norm(MXFP4, "bf16", 16, K),
+        norm(MXFP4, "fp16", 4096, K, residual=True),
+        norm(NVFP4, "bf16", 4096, 16384, residual=True),
+        norm(MXFP4, "fp16", 4096, 16384),
+        norm(NVFP4, "fp32", 4096, K),
         silu(NVFP4, "bf16", 4096, K),
         silu(MXFP4, "fp16", 16, K),
     ]
@@ -171,11 +177,23 @@ def fp8_cases() -> list[qbench.CompileCase]:
             {tile if dtype == "fp32" else "fp8_block_words_kernel": fp8_block.expected(dtype)},
         )
 
+    def held_sm90(dtype: str) -> qbench.CompileCase:
+        """Not by fp8_quantize, which takes other kernels on other targets."""
+
+        def launch() -> None:
+            codes = torch.empty(4096, K, dtype=torch.uint8, device="cuda")
+            fp8_held_sm90.fp8_held_sm90(matrix(4096, K, dtype), codes, one())
+
+        return qbench.CompileCase(
+            f"fp8_quantize[{dtype},held_sm90,m=4096,k={K}]", launch, fp8_held_sm90.expected()
+        )
+
     return [
         *(tensor(dtype, "static") for dtype in ("bf16", "fp32")),
         tensor("bf16", "dynamic"),
         tensor("fp16", "dynamic"),
         tensor("bf16", "held"),
+        *(held_sm90(dtype) for dtype in ("bf16", "fp16")),
         tensor("bf16", "static", m=16),
         tensor("bf16", "static", k=8191),
         tensor("bf16", "static", gaps=True),

@@ -50,13 +50,16 @@ class Plan:
     programs: int
 
 
-def choose(m: int, tiles: int, chunks: int, sms: int = 132) -> Few:
-    """By rows of x, tiles of 16 rows of w and chunks of 64 of K: the fastest of those measured on an H200."""
+def choose(m: int, tiles: int, chunks: int, sms: int = 132, *, whole: bool = False) -> Few:
+    """By rows of x, tiles of 16 rows of w and chunks of 64 of K: the fastest of those measured on an H200. whole: not
+    in parts, which a quantized result is not written from."""
     wave, waves = _waves(tiles, sms)
     small = cdiv(tiles, TILES) < 0.9 * sms  # its items must be split before every SM has work
     if m <= 16:
         if small:
-            return Few(2, 1, 4, 6)
+            return (None if whole else _in_parts(m, tiles, chunks, sms)) or Few(2, 1, 4, 6)
+        if cdiv(tiles, TILES) >= 3 * sms and not waves:
+            return Few(1, 4, 4, 3)
         return Few(2, 1, 8, 4 if wave and chunks < 256 else 6) if wave or waves else Few(2, 1, 4, 4, 2)
     if m <= 32:
         return Few(2, 2, 4, 6) if waves else Few(2, 1, 8, 4)
@@ -64,6 +67,21 @@ def choose(m: int, tiles: int, chunks: int, sms: int = 132) -> Few:
     if m <= 64:
         return Few(1, 4, 4, 3) if several else Few(2, 1, 4, 4) if wave or small else Few(1, 2, 4, 4)
     return Few(1, 4, 2, 4) if several and not waves else Few(2, 1, 2, 4) if wave or small else Few(1, 2, 2, 4)
+
+
+def _in_parts(m: int, tiles: int, chunks: int, sms: int) -> Few | None:
+    """Parts of K beside each other, where sums across programs would take longer than the SMs that are left idle."""
+    items = cdiv(2 * tiles, TILES)  # of two parts
+    memory_us = tiles * chunks * 576 / (32.6e3 * sms)  # 4.3 TB/s on 132
+
+    def idle_us(items: int) -> float:
+        return float(memory_us * (cdiv(items, sms) * sms / items - 1))
+
+    if chunks % 4 == 0 and items < 0.6 * sms and idle_us(2 * items) < 2:
+        return Few(2, 1, 4, 4, 1, 4)
+    if chunks % 2 == 0 and items <= sms and idle_us(items) < (0.5 if m <= 8 else 2):
+        return Few(2, 1, 4, 6, 1, 2)
+    return Few(2, 1, 2, 8, 2, 2) if chunks % 2 == 0 and m <= 8 and items > sms else None
 
 
 def quicker(m: int, tiles: int, chunks: int, sms: int = 132) -> bool:

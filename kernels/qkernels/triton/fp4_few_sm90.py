@@ -29,6 +29,12 @@ cuBLAS bf16 of the same run):
     4096 x 4096   6.5; 12.5         6.9; 12.9         8.6, 9.7; 13.1    11.1; 12.2
     1024 x 8192   5.1; 9.8          5.9; 10.0         8.2, 9.4; 10.1    11.5; 10.6        20.3; 11.2
 
+Behind another small kernel, whose time is taken off, as in a model (M = 1, 8, 16; in brackets the plans before, whose
+sums cross programs): 4096 x 4096 in two parts 8.0, 7.8, 8.6 (9.6, 9.5, 10.1), 4096 x 14336 14.7, 15.0, 16.9 (15.9,
+16.9, 17.7), 1024 x 4096 in four 5.8, 5.4, 6.6 (6.8, 7.0, 7.6), 6144 x 4096 in two, two programs a processor 10.6, 10.6
+(10.9, 10.8), 28672 x 4096 by four warpgroups of rows 22.9, 24.7, 26.0 (24.3, 25.6, 27.0); 16 plans each. Predicted for
+4096 x 4096, from FP8's 5.6 with twice the bytes: 6. What is left is not the sums: FP8 has nothing to decode.
+
 M = 2 to 8 are as M = 1. Of 12.4 us, 11.3 are the kernel without decoding or products, and 8.8 the memory's.
 
 Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24 |A||B|T + 3 2^-24 |ref|.
@@ -305,7 +311,7 @@ def fp4_few_sm90(
     bm, u = max(8, triton.next_power_of_2(m)), 2 if w.format.block == 16 else 1
     half = x.dtype == torch.float16
     sms = processors(x.device)
-    few = few or choose(m, tiles, chunks, sms)
+    few = few or choose(m, tiles, chunks, sms, whole=into is not None)
     if into or chunks % few.parts or few.parts * bm > MAX_WIDE:
         few = replace(few, parts=1)
     piece = min(bm, 32)

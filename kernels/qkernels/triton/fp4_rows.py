@@ -6,20 +6,17 @@
                        x + residual, rounded to x's dtype and written, which is what the next layer adds to.
                        Where x^2 overflows fp32, beyond 2^63, y is 0.
 
-A thread holds one block or two (fp4_parts.py), reads it once and writes it once; the row's sum and maximum are the only
-things that threads exchange. rsqrt is not multiplied into the elements of fp16 but into the blocks' factors.
-A program takes one row: several in turn, their common weights kept in registers, took 33 us for 29 (a norm of
-4096 x 8192 on an H200), and two at once as long as one.
+A norm of sixteen-bit words is norm_words.py's, with its figures; nvfp4_token, and a norm of fp32 or of tensors that
+words do not fit (`fp4_words.words_fit`), is fp4_rows_kernel: a thread holds one block or more (fp4_parts.py), reads it
+once and writes it once; the row's sum and maximum are the only things that threads exchange. rsqrt is not multiplied
+into the elements of fp16 but into the blocks' factors. A program takes one row.
 
 Layout and scale rules: nvfp4_quantize.py and mxfp4_quantize.py. Tolerance of y: see qkernels.norms.
 
 Predicted for 4096 x 8192 fp16 (H200): nvfp4_token 24 us (13.7 instructions an element, a row's maximum more than
-nvfp4_quantize), rms_norm_quantize to NVFP4 25 us (16.6). Measured (torch 2.11, Triton 3.6, graph replay, L2 cold,
-4096 x 8192 / 8192 x 16384 / 16 x 8192): nvfp4_token 24.9 / 94.1 / 1.84; norm to NVFP4 29.3 / 113 / 2.07, to MXFP4
-27.0 / 105 / 2.2; with a residual to NVFP4 63.7 / 288 / 2.65, where 210 MB take 49. A norm is not as near to the
-memory's rate as predicted: 17.7 instructions an element are 18 us of issue slots, and a row waits twice for all of
-its threads. Tried for it: several rows in turn, two or four rows at once (weights loaded once: 1 instruction an
-element less, twice the registers), limits of 40 to 96 registers for more programs a processor, 4, 8 and 16 warps.
+nvfp4_quantize). Measured (torch 2.11, Triton 3.6, graph replay, L2 cold, 4096 x 8192 / 8192 x 16384 / 16 x 8192):
+24.9 / 94.1 / 1.84. A norm of fp16 words by this kernel took 29.2 / 112.6 / 2.08 to NVFP4, where 25 was predicted (16.6
+instructions an element, of which 17.7 came out: 18 us of issue slots, and a row waits twice for all of its threads).
 """
 
 # mypy: disable-error-code="assignment"
@@ -28,6 +25,7 @@ element less, twice the registers), limits of 40 to 96 registers for more progra
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,10 +45,18 @@ from qkernels.triton.early import after_previous
 from qkernels.triton.expected import expected_words
 from qkernels.triton.fp4 import magnitude_bits
 from qkernels.triton.fp4_launch import begins, written
-from qkernels.triton.fp4_parts import block_values, finite_amax, load_block, root_of, rotated_magnitudes
+from qkernels.triton.fp4_parts import (
+    block_values,
+    finite_amax,
+    load_block,
+    load_values,
+    root_of,
+    rotated_magnitudes,
+)
 from qkernels.triton.fp4_words import part_magnitudes, words_fit
 from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.mxfp4_quantize import shared_exponent, store_mxfp4
+from qkernels.triton.norm_words import NormPlan, launch_norm_words, norm_plan
 from qkernels.triton.nvfp4_codes import encode_scale_of, store_nvfp4
 from qkernels.triton.outputs import Outputs, output
 
@@ -69,8 +75,21 @@ FUSES = dict.fromkeys(NORMED, ("global_scale", "scale_layout"))
 
 
 def expected(fmt: Format) -> dict[str, qbench.Expectation]:
-    """What the kernel must be compiled to: codes of a block in one store, and no spill."""
+    """What fp4_rows_kernel must be compiled to: codes of a block in one store, and no spill."""
     return {"fp4_rows_kernel": expected_words(64 if fmt.block == 16 else 128, on_chip=True)}
+
+
+def expected_norm(k: int, fmt: Format, residual: bool) -> dict[str, qbench.Expectation]:
+    """What norm_words_kernel must be compiled to: the codes of 16 elements in one store, or the sum of 8.
+
+    A plan that limits registers spills a little: what was timed, Triton 3.6 for sm_90, 8 bytes of NVFP4 in fp16, none
+    of MXFP4; 3.7.1 spills 40 of MXFP4 there and 164 for sm_100, which is untimed. For sm_100 and sm_103 ptxas settles
+    for 64 registers unasked, and spills 44 bytes of MXFP4 in bf16.
+    """
+    limited = norm_plan(k, fmt, residual).registers > 0
+    spill = {"*": 16 if residual else 168} if limited else {"sm_100 sm_103": 48}
+    words = expected_words(128 if residual else 64, on_chip=True)
+    return {"norm_words_kernel": replace(words, spill_bytes=spill)}
 
 
 @triton.jit
@@ -118,8 +137,7 @@ def fp4_rows_kernel(
     x_ptr, residual_ptr, sum_ptr, weight_ptr, data_ptr, scale_ptr, global_ptr, m, k, stride, residual_stride, eps,
     LENGTH: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, RULE: tl.constexpr, TOKEN: tl.constexpr,
     ONE_GLOBAL: tl.constexpr, TOP: tl.constexpr, LEAST: tl.constexpr, SELECT: tl.constexpr, HADAMARD: tl.constexpr,
-    WORDS: tl.constexpr, RESIDUAL_WORDS: tl.constexpr, WEIGHT_WORDS: tl.constexpr, ORDER: tl.constexpr,
-    EARLY: tl.constexpr,
+    WORDS: tl.constexpr, ORDER: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A row, or one of padding, whose scales are zero.
 
@@ -136,17 +154,11 @@ def fp4_rows_kernel(
     wide = row.to(tl.int64)
     loaded = load_block(x_ptr + wide * stride + block * BLOCK, inside, PARTS, WORDS)
     if NORM:
-        LIKE_HALF: tl.constexpr = weight_ptr.dtype.element_ty == tl.float16
-        weights = load_block(weight_ptr + block * BLOCK, block < blocks, PARTS, WEIGHT_WORDS)
-        weights = block_values(weights, PARTS, WEIGHT_WORDS, LIKE_HALF)
+        weights = load_values(weight_ptr + block * BLOCK, block < blocks, PARTS)
         parts = block_values(loaded, PARTS, WORDS, HALF)
         if residual_ptr is not None:
-            beside = load_block(
-                residual_ptr + wide * residual_stride + block * BLOCK, inside, PARTS, RESIDUAL_WORDS
-            )
-            parts = added(
-                parts, block_values(beside, PARTS, RESIDUAL_WORDS, HALF), x_ptr.dtype.element_ty, PARTS
-            )
+            beside = load_values(residual_ptr + wide * residual_stride + block * BLOCK, inside, PARTS)
+            parts = added(parts, beside, x_ptr.dtype.element_ty, PARTS)
             store_values(sum_ptr + wide * k + block * BLOCK, parts, inside, PARTS)
         sizes, signs, amax, rest = normed(parts, weights, k, eps, HALF, PARTS)
     else:
@@ -178,17 +190,16 @@ def fp4_rows_kernel(
         )  # fmt: skip
 
 
-def warps_of(m: int, k: int, length: int, residual: bool) -> int:
+def warps_of(m: int, k: int, length: int, norm: bool, residual: bool) -> int:
     """Of a program: a thread has at least one of `length` blocks; one where rows are few or there is a residual.
 
     Of many rows 64 elements: at 8192 x 16384 half as many took NVFP4 with a global scale for each row from 94 to 152
-    us. A norm of 1024 x 8192 takes 9.3 us by 32 elements and 10.6 by 64; with a residual 4096 x 8192 63.7 by 16 and
-    99.6 by 64, which are too many registers. (H200)
+    us (H200). A norm's never follow from m, for its sums would: 32 elements a thread.
     """
     most = min(32, length // 32)
-    if residual or m < 264:
+    if residual or (m < 264 and not norm):
         return max(1, most)
-    each = 64 if m >= 2048 else 32
+    each = 64 if m >= 2048 and not norm else 32
     return max(1, min(most, int(triton.next_power_of_2(k)) // (32 * each)))
 
 
@@ -206,7 +217,7 @@ def _launch(
     total: Tensor | None = None,
     eps: float = 0.0,
     blocked: bool,
-    warps: int | None,
+    warps: int | None = None,
     early: bool,
 ) -> None:
     m, k = x.shape
@@ -220,10 +231,8 @@ def _launch(
             0 if residual is None else residual.stride(0), eps, LENGTH=length, BLOCK=block, NORM=weight is not None,
             RULE=fmt.rule, TOKEN=token, ONE_GLOBAL=one, TOP=fmt.scale_max * 6.0, LEAST=fmt.min_scale,
             SELECT=fmt.select, HADAMARD=hadamard or 0, WORDS=words_fit(x),
-            RESIDUAL_WORDS=residual is not None and words_fit(residual),
-            WEIGHT_WORDS=weight is not None and words_fit(weight[None]),
-            ORDER="squares" if blocked else "rows",
-            num_warps=warps or warps_of(m, k, length, residual is not None), enable_fp_fusion=False,
+            ORDER="squares" if blocked else "rows", enable_fp_fusion=False,
+            num_warps=warps or warps_of(m, k, length, weight is not None, residual is not None),
             **begins(early, x.device),
         )  # fmt: skip
 
@@ -300,12 +309,13 @@ def rms_norm_quantize(
     residual: Tensor | None = None,
     global_scale: Tensor | float | None = None,
     scale_layout: ScaleLayout = "linear",
-    warps: int | None = None,
+    plan: NormPlan | None = None,
     early: bool = True,
 ) -> tuple[QTensor, Tensor | None]:
     """x [M, K] and weight [K] -> (norm of x, or of x + residual, in a format of NORMED; that sum, or None).
 
     global_scale  one fp32 encode scale for NVFP4, which is static here; nvfp4_token computes one for each row
+    plan, early   for measurements: how norm_words_kernel is cut, and see nvfp4_quantize
     Raises TypeError or ValueError for input the kernel does not take.
     """
     if fmt not in NORMED:
@@ -318,10 +328,16 @@ def rms_norm_quantize(
     data, scale = written(m, k, fmt, x, scale_layout, None)
     gs, token = static_or_by_row(fmt, global_scale, x)
     total = None if residual is None else torch.empty(m, k, dtype=x.dtype, device=x.device)
-    if m > 0:
+    words = words_fit(x) and words_fit(weight[None]) and (residual is None or words_fit(residual))
+    if m > 0 and words:
+        launch_norm_words(
+            x, fmt, data, scale, gs, plan or norm_plan(k, fmt, residual is not None), token=token, weight=weight,
+            residual=residual, total=total, eps=eps, blocked=scale_layout == "blocked", early=early,
+        )  # fmt: skip
+    elif m > 0:
         _launch(
             x, fmt, data, scale, gs, token=token, weight=weight, residual=residual, total=total, eps=eps,
-            blocked=scale_layout == "blocked", warps=warps, early=early,
+            blocked=scale_layout == "blocked", early=early,
         )  # fmt: skip
     top = gs if gs is None or token else gs.reshape(())
     return QTensor(data, scale, fmt, (m, k), top, scale_layout=scale_layout), total

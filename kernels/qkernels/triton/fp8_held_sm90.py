@@ -20,8 +20,9 @@ Non-finite input: the scale NaN and codes 0.
 
 Predicted for 4096 x 8192 fp16 (H200): 28 to 30 us: 15.5 to read, 3 for launch and meeting, 10 to write 32 MiB while 17
 come from the L2 cache. Measured (torch 2.11, Triton 3.6, graph replay, L2 cold), 4096 x 8192 / 8192 x 16384 / 1024 x
-8192: 33.3 / 160 / 12.1; in the same run fp8_held.py 39.4 / 155 / 11.4, codes under a given scale 24.4 / 92.7 / 7.1. Of
-the 9 us above the latter 5 are there at 1024 x 8192 too, where all is held and nothing is read twice. It pays only
+8192: 33.3 / 160 / 12.1; in the same run fp8_held.py 39.4 / 155 / 11.4, codes under a given scale 24.4 / 92.7 / 7.1. By
+rows of 8192, against fp8_held.py in one run: 1536 15.8, 14.8; 2048 18.0, 18.4; 3072 25.2, 29.0; 5120 45.0, 49.5; 6144
+54.9, 59.3; 8192 77.4, 79.2. Of the 9 us above the latter 5 are there at 1024 x 8192 too, where all is held and nothing is read twice. It pays only
 where nearly all is held: with nothing in shared memory 39.9 / 162 / 10.9, with 96 kB 39.5, with 224 34.3 / 161 / 12.8,
 each in one program of 16 warps a processor. In what order tiles come and what the L2 cache is told is worth little.
 Tried with one program: no hints 35.8 / 156, for the stores alone 35.6 / 155; the others after 7 stages 33.9 / 161;
@@ -52,7 +53,7 @@ from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.scaled_codes import scale_of_tensor
 from qkernels.triton.workspaces import counters, processors, require_hopper
 
-LEAST, MOST = 1 << 24, 1 << 26  # elements; slower than fp8_held.py at 2^23 and 2^27, quicker at 2^25
+LEAST, MOST = 1 << 24, 1 << 26  # elements, between which it is quicker than fp8_held.py
 WARPS, RESIDENT = 8, 2  # of a program; programs a processor
 SLOTS = 18  # tiles in registers, under way or held: 72 of the 117 that a thread has
 STAGE, STAGES = 2, 14  # tiles of a copy; copies that a program holds, 112 kB

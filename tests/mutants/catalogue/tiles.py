@@ -8,6 +8,7 @@ from tests.mutants.mutant import Mutant
 
 _p = partial(Mutant, file="qkernels/triton/fp4_parts.py")
 _r = partial(Mutant, file="qkernels/triton/fp4_rows.py")
+_n = partial(Mutant, file="qkernels/triton/norm_words.py")
 _s = partial(Mutant, file="qkernels/triton/fp4_silu.py")
 _l = partial(Mutant, file="qkernels/triton/fp4_launch.py")
 
@@ -104,7 +105,7 @@ MUTANTS = (
         "nvfp4_token",
     ),
     Mutant(
-        "norm-of-zeros-overflows",
+        "norm-values-of-zeros-overflow",
         "tl.minimum(inverse * rest, _LARGEST)",
         "inverse * rest",
         "a row of zeros is multiplied by infinity, and its codes are those of NaN",
@@ -112,38 +113,80 @@ MUTANTS = (
         file="qkernels/triton/mxfp4_quantize.py",
     ),
     _r(
-        "norm-mean-of-the-padded-row",
+        "norm-values-mean-of-the-padded-row",
         "tl.sum(tl.sum(squares, axis=1), axis=0) / k + eps",
         "tl.sum(tl.sum(squares, axis=1), axis=0) / (squares.shape[0] * 8 * PARTS) + eps",
         "the mean is taken over as many elements as the program has places",
         "norms",
     ),
     _r(
-        "norm-eps-outside-the-root",
-        "tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / k + eps)",
-        "tl.rsqrt(tl.sum(tl.sum(squares, axis=1), axis=0) / k) + eps",
-        "eps is added after the root",
-        "norms",
-    ),
-    _r(
-        "norm-residual-not-rounded",
+        "norm-values-residual-not-rounded",
         "(parts[i] + residual[i]).to(DTYPE).to(tl.float32)",
         "(parts[i] + residual[i])",
         "what is normed is not the sum that is written",
         "norms",
     ),
-    _r(
+    _n(
+        "norm-of-zeros-overflows",
+        "tl.minimum(inverse * rest, _LARGEST)",
+        "inverse * rest",
+        "a row of zeros is multiplied by infinity, and its codes are those of NaN",
+        "norms",
+    ),
+    _n(
+        "norm-mean-of-the-padded-row",
+        "sum_of_squares(words, PARTS, HALF) / k + eps",
+        "sum_of_squares(words, PARTS, HALF) / (LENGTH * UNIT) + eps",
+        "the mean is taken over as many elements as the program has places",
+        "norms",
+    ),
+    _n(
+        "norm-eps-outside-the-root",
+        "tl.rsqrt(sum_of_squares(words, PARTS, HALF) / k + eps)",
+        "tl.rsqrt(sum_of_squares(words, PARTS, HALF) / k) + eps",
+        "eps is added after the root",
+        "norms",
+    ),
+    _n(
         "norm-rounded-in-between",
-        "products += (parts[i] * weights[i],)",
-        "products += ((parts[i] * weights[i]).to(tl.float16).to(tl.float32),)",
+        "products += (values(words[i], HALF) * values(weights[i], LIKE_HALF),)",
+        "products += ((values(words[i], HALF) * values(weights[i], LIKE_HALF)).to(tl.float16).to(tl.float32),)",
         "the norm is rounded to sixteen bits before it is quantized",
         "norms",
     ),
-    _r(
+    _n(
         "norm-weight-of-the-wrong-type",
         "HALF: tl.constexpr = weight_ptr.dtype.element_ty == tl.float16",
         "HALF: tl.constexpr = x_ptr.dtype.element_ty == tl.float16",
         "a weight of another sixteen-bit type than x is read as x's",
+        "norms",
+    ),
+    _n(
+        "norm-sum-of-exchanged-halves",
+        "[low_a + low_b, high_a + high_b]",
+        "[high_a + high_b, low_a + low_b]",
+        "neighbours of a bf16 sum with the residual change places",
+        "norms",
+    ),
+    _n(
+        "norm-sum-written-by-the-wrong-plan",
+        "inside, PARTS, HALF, not REREAD)",
+        "inside, PARTS, HALF, REREAD)",
+        "a row that is read once leaves its sum with the residual unwritten",
+        "norms",
+    ),
+    _n(
+        "norm-reread-of-x-alone",
+        "        tile = added_parts(",
+        "        _ = added_parts(",
+        "a row that is read twice is divided by the root of x, not of the sum with the residual",
+        "norms",
+    ),
+    _n(
+        "norm-scale-of-a-part",
+        "amax = largest_of_group(amax, SPLIT, 1)",
+        "amax = amax",
+        "a block in two threads takes the scale of its first part",
         "norms",
     ),
     _s(
