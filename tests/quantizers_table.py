@@ -1,5 +1,6 @@
 """What a quantizer's time goes to, from a stored run: `python -m tests.quantizers_table reports/bench/results.json`.
-With --short a row for each quantizer and a column for each shape: µs, and % of the copy (README's table).
+With --short a row for each quantizer and a column for each shape: µs, and % of the copy (README's table); then several
+runs may be given, of different shapes.
 
 One row for each quantizer, kind of scale, hidden size and number of tokens: µs, ns an element, bandwidth and its share
 of this machine's own copy, and
@@ -76,23 +77,26 @@ def _three(us: float) -> str:
     return f"{us:.3g}" if us < 1000 else f"{us:.0f}"
 
 
-def short(run: Run, provider: str = "triton") -> str:
-    """Markdown: µs and % of the copy's rate of every quantizer, fused ones too, at every shape of the run; in brackets
+def short(*runs: Run, provider: str = "triton") -> str:
+    """Markdown: µs and % of the copy's rate of every quantizer, fused ones too, at every shape of the runs; in brackets
     how many times as long torch.compile takes there."""
+    found: list[tuple[tuple[object, ...], str, tuple[int, int], str]] = []
+    for run in runs:
+        timed = {(r.op, r.provider, tuple(sorted(r.axes.items()))): r for r in run.results if r.times}
+        for r in timed.values():
+            if r.provider != provider or "dtype" not in r.axes:  # products have none
+                continue
+            assert r.times and run.ceilings and r.gbps
+            peer = timed.get((r.op, PEER, tuple(sorted(r.axes.items()))))
+            cell = f"{_three(r.times.median_ns / 1e3)}, {100 * r.gbps / run.ceilings.copy_gbps:.0f}%"
+            if peer and peer.times:
+                cell += f" ({peer.times.median_ns / r.times.median_ns:.1f}×)"
+            named = f"{_name(r)}{', ' + str(r.axes['scale']) if 'scale' in r.axes else ''}"
+            named += ", residual" if r.axes.get("residual") else ""
+            found.append((_order(r)[:-2], named, (int(r.axes["m"]), int(r.axes["k"])), cell))
     rows: dict[str, dict[tuple[int, int], str]] = {}
-    timed = {(r.op, r.provider, tuple(sorted(r.axes.items()))): r for r in run.results if r.times}
-    quantizers = [
-        r for r in timed.values() if r.provider == provider and "dtype" in r.axes
-    ]  # products have none
-    for r in sorted(quantizers, key=_order):
-        assert r.times and run.ceilings and r.gbps
-        peer = timed.get((r.op, PEER, tuple(sorted(r.axes.items()))))
-        cell = f"{_three(r.times.median_ns / 1e3)}, {100 * r.gbps / run.ceilings.copy_gbps:.0f}%"
-        if peer and peer.times:
-            cell += f" ({peer.times.median_ns / r.times.median_ns:.1f}×)"
-        named = f"{_name(r)}{', ' + str(r.axes['scale']) if 'scale' in r.axes else ''}"
-        named += ", residual" if r.axes.get("residual") else ""
-        rows.setdefault(named, {})[int(r.axes["m"]), int(r.axes["k"])] = cell
+    for _, named, shape, cell in sorted(found):
+        rows.setdefault(named, {})[shape] = cell
     shapes = sorted({shape for cells in rows.values() for shape in cells})
     lines = ["| | " + " | ".join(f"{m} × {k}" for m, k in shapes) + " |", "| --- " * (len(shapes) + 1) + "|"]
     lines += [
@@ -120,5 +124,9 @@ def _order(r: Result) -> tuple[object, ...]:
 
 
 if __name__ == "__main__":
-    path, *rest = (each for each in sys.argv[1:] if each != "--short")
-    print((short if "--short" in sys.argv else table)(read_run(Path(path)), *rest))
+    given = [each for each in sys.argv[1:] if each != "--short"]
+    if "--short" in sys.argv:
+        print(short(*(read_run(Path(each)) for each in given)))
+    else:
+        path, *rest = given
+        print(table(read_run(Path(path)), *rest))

@@ -22,9 +22,10 @@ Predicted for 4096 x 8192 fp16 (H200): 28 to 30 us: 15.5 to read, 3 for launch a
 come from the L2 cache. Measured (torch 2.11, Triton 3.6, graph replay, L2 cold), 4096 x 8192 / 8192 x 16384 / 1024 x
 8192: 33.3 / 160 / 12.1; in the same run fp8_held.py 39.4 / 155 / 11.4, codes under a given scale 24.4 / 92.7 / 7.1. By
 rows of 8192, against fp8_held.py in one run: 1536 15.8, 14.8; 2048 18.0, 18.4; 3072 25.2, 29.0; 5120 45.0, 49.5; 6144
-54.9, 59.3; 8192 77.4, 79.2. Of the 9 us above the latter 5 are there at 1024 x 8192 too, where all is held and nothing is read twice. It pays only
-where nearly all is held: with nothing in shared memory 39.9 / 162 / 10.9, with 96 kB 39.5, with 224 34.3 / 161 / 12.8,
-each in one program of 16 warps a processor. In what order tiles come and what the L2 cache is told is worth little.
+54.9, 59.3; 8192 77.4, 79.2. Of the 9 us above given scales 5 are there at 1024 x 8192 too, where all is held and
+nothing is read twice. It pays only where nearly all is held: with nothing in shared memory 39.9 / 162 / 10.9, with 96
+kB 39.5, with 224 34.3 / 161 / 12.8, each in one program of 16 warps a processor. In what order tiles come and what the
+L2 cache is told is worth little.
 Tried with one program: no hints 35.8 / 156, for the stores alone 35.6 / 155; the others after 7 stages 33.9 / 161;
 shared memory converted last 34.2; the others by TMA too, through a ring of 8 stages, 34.4 / 159, in two programs 33.5 /
 159. NVFP4 gained nothing (nvfp4_quantize.py): its conversion, after the meeting, is bound by issue, 13 instructions an
