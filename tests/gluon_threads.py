@@ -162,11 +162,16 @@ def gdc_wait() -> None:
 
 
 def warp_specialize(partitions: list[Any], _warps: object, _registers: object) -> None:
+    run_partitions(partitions, lambda arguments: not arguments[-1])
+
+
+def run_partitions(partitions: list[Any], waited: Callable[[tuple[Any, ...]], bool]) -> None:
+    """Each in a thread. waited: has it passed `gdc_wait` when it begins, by its arguments?"""
     errors: list[BaseException] = []
     program, programs = _STATE.program, _STATE.programs
 
     def run(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        _STATE.program, _STATE.programs, _STATE.waited = program, programs, not arguments[-1]
+        _STATE.program, _STATE.programs, _STATE.waited = program, programs, waited(arguments)
         try:
             function(*arguments)
         except BaseException as error:  # told by the thread that started this one

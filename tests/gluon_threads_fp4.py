@@ -6,7 +6,6 @@ they mean. That a warp holds the words which its part of the operand needs, and 
 
 from __future__ import annotations
 
-import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,24 +72,8 @@ def mma(a: Array, b: Shared, sums: Array, is_async: bool) -> Array:
 
 def warp_specialize(partitions: list[Any], warps: list[int], _registers: object) -> None:
     assert len(warps) == len(partitions) - 1
-    errors: list[BaseException] = []
-    program, programs, waited = _STATE.program, _STATE.programs, _STATE.waited
-
-    def run(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        _STATE.program, _STATE.programs, _STATE.waited = program, programs, waited
-        try:
-            function(*arguments)
-        except BaseException as error:  # told by the thread that started this one
-            errors.append(error)
-            _FAILED.set()
-
-    threads = [threading.Thread(target=run, args=each) for each in partitions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    before = _STATE.waited
+    gluon_threads.run_partitions(partitions, lambda _: before)
 
 
 def allocate(dtype: object, shape: list[int], _layout: object) -> Shared | Barriers:

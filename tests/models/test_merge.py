@@ -116,6 +116,15 @@ def test_quantized_together_they_have_one_global_scale_and_it_is_that_of_the_lar
     assert _codes(block)[0].weight.shape == (64, 32)
 
 
+def test_apart_each_has_its_own_scale_and_nothing_is_joined(hopper):
+    block = Block()
+    block.k_proj.weight *= 8
+    block.v_proj.weight *= 64
+    swap(block, NVFP4, together=False)
+    assert not any(isinstance(each, Part) for each in block.modules())
+    assert len({float(each.weight_global_scale) for each in block.children()}) == 3
+
+
 def test_one_scale_a_tensor_is_shared_too():
     recipe = Recipe("mine", "fp8", "fp8_token")
     layers = quantized([*Block().children()], recipe, [None] * 3)  # type: ignore[list-item]

@@ -3,6 +3,7 @@
 A step of decoding reads 4 MB for the keys of an 8B model's layer in 5 us, of which 1 is the reading. So, as engines do,
 the weights of such layers are joined along N when they are made fast. For that they need one global scale, which they
 get when they are quantized together (`quantized`), on every device, so that numbers are the same with and without.
+Layers that were quantized one by one, as transformers loads them, have one each in NVFP4 and stay apart.
 
 The layers stay where they are and are called one by one (`Part`): the first that sees an input computes the product of
 all, the others take their columns of it, the last lets it go. A layer that is called with another input than the one
@@ -53,8 +54,13 @@ def quantized(
     q, start, made = quantize(torch.cat(weights), fmt, hadamard=recipe.hadamard), 0, []
     for linear, top in zip(linears, amax, strict=True):
         rows = slice(start, start + linear.out_features)
-        scale = q.scale if fmt.granularity == "tensor" else q.scale[rows].clone()
-        own = replace(q, data=q.data[rows].clone(), scale=scale, shape=(linear.out_features, q.shape[1]))
+        scale = q.scale if fmt.granularity == "tensor" else q.scale[rows]
+        # clones: what is saved must not share memory
+        encode = None if q.global_scale is None else q.global_scale.clone()
+        own = replace(
+            q, data=q.data[rows].clone(), scale=scale.clone(), global_scale=encode,
+            shape=(linear.out_features, q.shape[1]),
+        )  # fmt: skip
         made.append(CodesLinear.from_linear(linear, recipe, top, own))
         start = rows.stop
     return made

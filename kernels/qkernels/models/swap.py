@@ -96,6 +96,7 @@ def swap(
     calibration: Mapping[str, float] | None = None,
     only: Sequence[str] = ("*",),
     emulate: bool = False,
+    together: bool = True,
 ) -> SwapReport:
     """Quantize the linear layers of a model, in place, into the fastest layers there are where they lie.
 
@@ -103,12 +104,15 @@ def swap(
     calibration   amax of each layer's input by module name (`calibrate`), for recipes with static scales
     only          patterns of names; others are left alone and are no part of the report
     emulate       leave the plain layers that decode their weight at every call, to compare with
+    together      layers of one input (q, k, v; gate, up) get one global scale, and are one product where a kernel is
+                  (merge.py); False: each by itself, as loading with QKernelsConfig quantizes them
     Layers already quantized (`CodesLinear`, of a loaded checkpoint) are made fast; their recipe is their own.
     ValueError for an unknown recipe, and for a static scale that is not given.
     """
     recipe = get_recipe(recipe)
     reports = []
-    for group in grouped(linear_layers(model, only)):  # what is replaced is freed before the next
+    names = linear_layers(model, only)
+    for group in grouped(names) if together else [[each] for each in names]:  # freed before the next
         reports += _swap_group(model, group, recipe, device, calibration, emulate)
     if device is not None:
         model.to(device)
