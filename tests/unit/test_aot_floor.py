@@ -132,3 +132,13 @@ def test_the_command_refuses_in_words(capsys: pytest.CaptureFixture[str], tmp_pa
     assert main(["floor", str(tmp_path), "json:nothing", "--gpu", "H200"]) == EXIT_UNUSABLE
     assert main(["floor", str(tmp_path), "json:loads", "--gpu", "H300"]) == EXIT_UNUSABLE
     assert "unknown GPU 'H300'" in capsys.readouterr().err
+
+
+def test_the_call_of_every_stored_case_is_found_where_there_is_no_gpu() -> None:
+    from qkernels.triton.compile_cases import launch_of
+
+    (folder,) = (ROOT / "baselines").glob("nvidia-h200*")
+    found = [case for case in stored_times(folder) if "/triton[" in case]
+    assert len(found) > 100 and all(launch_of(case) for case in found)
+    assert launch_of("fp8_token_w8a8_gemm/triton[m=1,n=4096,k=4096]")
+    assert launch_of("bf16_gemm/torch-bf16[m=1,n=4096,k=4096]") is None

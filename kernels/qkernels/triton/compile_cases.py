@@ -20,6 +20,7 @@ from qkernels.triton import (
     fp4_rows,
     fp4_silu,
     fp8_block,
+    fp8_few,
     fp8_quantize,
     int8_quantize,
 )
@@ -37,7 +38,7 @@ from qkernels.triton.compile_quantizers import (
     nvfp4_cases,
     row_cases,
 )
-from qkernels.triton.compile_tensors import matrix, one, quantized
+from qkernels.triton.compile_tensors import eight, matrix, one, quantized
 
 
 def all_cases() -> list[qbench.CompileCase]:
@@ -77,10 +78,10 @@ def launch_of(case: str) -> Callable[[], object] | None:
         )
     if op == "int8_quantize":
         symmetric = not scale.endswith("asymmetric")
-        zero = one(torch.int32) if given and not symmetric else None
         return lambda: int8_quantize.int8_quantize(
-            matrix(m, k, dtype), one() if given else None, zero_point=zero, symmetric=symmetric
-        )
+            matrix(m, k, dtype), one() if given else None, symmetric=symmetric,
+            zero_point=one(torch.int32) if given and not symmetric else None,
+        )  # fmt: skip
     fmt = get_format(op.removesuffix("_quantize"))
     return lambda: fp4_gemm.quantize_fp4(
         matrix(m, k, dtype), fmt, global_scale=one() if given else None, hadamard=had,
@@ -91,17 +92,24 @@ def launch_of(case: str) -> Callable[[], object] | None:
 def _fused_of(op: str, m: int, k: int, axes: dict[str, str]) -> Callable[[], object]:
     fmt = get_format(op.removesuffix("_rms_norm").removesuffix("_silu_mul"))
     dtype = {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}[axes["dtype"]]
-    gs = one() if fmt.levels == 2 else None
+    two = fmt.levels == 2
     if op.endswith("_silu_mul"):
-        return lambda: fp4_silu.silu_mul_quantize(matrix(m, 2 * k, dtype), fmt, global_scale=gs)
+        return lambda: fp4_silu.silu_mul_quantize(
+            matrix(m, 2 * k, dtype), fmt, global_scale=one() if two else None
+        )
     residual = axes.get("residual", "0") == "1"
     return lambda: fp4_rows.rms_norm_quantize(
-        matrix(m, k, dtype), matrix(1, k, dtype)[0], fmt, global_scale=gs,
+        matrix(m, k, dtype), matrix(1, k, dtype)[0], fmt, global_scale=one() if two else None,
         residual=matrix(m, k, dtype) if residual else None,
     )  # fmt: skip
 
 
 def _product_of(op: str, m: int, n: int, k: int, had: int | None) -> Callable[[], object]:
+    if op.endswith("_w8a8_gemm"):
+        left, right = (m, n) if "token" in op else (1, 1)
+        return lambda: fp8_few.fp8_few(
+            eight(m, k), eight(n, k), matrix(left, 1, "fp32"), matrix(right, 1, "fp32")
+        )
     fmt = get_format(op.split("_")[0])
     if op == "nvfp4_gemm_quantize":
         return lambda: fp4_gemm_quantize.nvfp4_gemm_quantize(

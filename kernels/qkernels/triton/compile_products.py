@@ -24,6 +24,7 @@ from qkernels.triton import (
     mxfp4_gemm_sm90,
 )
 from qkernels.triton.compile_tensors import K, N, matrix, one, quantized
+from qkernels.triton.compile_tensors import eight as eight_bits
 from qkernels.triton.expected import BEFORE_HOPPER, TENSOR_MEMORY
 from qkernels.triton.fp4_fragments import Fragments
 from qkernels.triton.mxfp4_folded import FoldedRows, FoldedWeights
@@ -132,12 +133,11 @@ def prepared_cases() -> list[qbench.CompileCase]:
         )
 
     def few_eight(m: int, n: int = N) -> qbench.CompileCase:
-        def launch() -> None:
-            x, w = (torch.empty(rows, K, dtype=torch.float8_e4m3fn, device="cuda") for rows in (m, n))
-            fp8_few.fp8_few(x, w, torch.empty(m, 1, device="cuda"), torch.empty(n, 1, device="cuda"))
-
-        expected = {"fp8_few_kernel": hopper_only("wgmma.e4m3 A=shared")}
-        return qbench.CompileCase(f"fp8_few[m={m},n={n},k={K}]", launch, expected)
+        return qbench.CompileCase(
+            f"fp8_few[m={m},n={n},k={K}]",
+            lambda: fp8_few.fp8_few(eight_bits(m), eight_bits(n), matrix(m, 1, "fp32"), matrix(n, 1, "fp32")),
+            {"fp8_few_kernel": hopper_only("wgmma.e4m3 A=shared")},
+        )
 
     def into(fmt: Format, m: int, n: int = N) -> Quantized:
         return Quantized.empty(

@@ -21,6 +21,10 @@ def gapped(m: int, k: int = K, dtype: str = "bf16") -> Tensor:
     return matrix(m, k + 16, dtype)[:, :k]
 
 
+def eight(m: int, k: int = K) -> Tensor:
+    return torch.empty(m, k, dtype=torch.float8_e4m3fn, device="cuda")
+
+
 def one(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(1, dtype=dtype, device="cuda")
 
