@@ -235,7 +235,7 @@ BUGS = [
 
 COMMENT = "# a comment, and with it all lines below are further down\n\n\n"
 _NO_BUGS = [
-    Change("a comment at the top", NVFP4, edits=(("nvfp4_quantize.py", "_LARGEST = tl", f"{COMMENT}_LARGEST = tl"),)),
+    Change("a comment at the top", NVFP4, edits=(("nvfp4_quantize.py", "\nTAKES = {", f"\n{COMMENT}TAKES = {{"),)),
     Change(
         "a comment in the kernel",
         NVFP4,
@@ -274,6 +274,8 @@ _NO_BUGS = [
         edits=(
             ("mxfp4_quantize.py", "def inverse_of(", "def reciprocal_of("),
             ("mxfp4_quantize.py", "= inverse_of(scales)", "= reciprocal_of(scales)"),
+            ("norm_words.py", "import inverse_of, ", "import reciprocal_of, "),
+            ("norm_words.py", "= inverse_of(byte)", "= reciprocal_of(byte)"),
         ),
     ),
     Change("another row count", NVFP4, launch=lambda c: c.fp4_gemm.quantize_fp4(c.matrix(4096), get_format("nvfp4"), global_scale=c.one())),
