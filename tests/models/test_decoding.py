@@ -13,12 +13,7 @@ from qbench.model import Decoder, NotOneGraph
 from qbench.model.cache import static_cache
 from qbench.model.graph import Compilations
 from qbench.model.verify import Decoded, agrees, decoded, found, text_of, uncached, watched
-from qbench.result import Ceilings
-from qbench.timing import TimingPolicy
 from qkernels import models
-
-QUICK = TimingPolicy(warmup=1, bursts=2, max_bursts=2, rest_ms=0.0)
-CEILINGS = Ceilings(100.0, 10.0)
 
 
 @pytest.fixture(scope="module")

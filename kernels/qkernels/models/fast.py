@@ -31,12 +31,12 @@ from qkernels.prepared import product, settle
 from qkernels.prepared_linear import PreparedLinear
 from qkernels.prepared_ops import row_unit, rows_of
 from qkernels.tensor import QTensor
+from qkernels.triton.fp8_few_plan import MAX_ROWS
 
 from .codes import LONGEST_ROW, CodesLinear, as_rows, uncast
 
 Mode = Literal["native", "weight-only", "emulated", "none"]
 INT_MM_ROWS = 32  # torch._int_mm on CUDA wants more than 16
-FP8_FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class ScaledLinear(nn.Module):
         """Few rows by this package's kernel on Hopper, else torch._scaled_mm. That takes a scale a row on both sides or
         on none: one of a tensor is repeated."""
         m, n = codes.shape[0], self.out_features
-        if self.few and m <= FP8_FEW_ROWS:
+        if self.few and m <= MAX_ROWS:
             few: Tensor = fp8_product(codes, self.weight, scale, self.weight_scale, self.bias)
             return few
         left, right = scale.reshape(-1, 1), self.weight_scale.reshape(1, -1)

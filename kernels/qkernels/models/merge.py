@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +87,12 @@ def _alike(a: CodesLinear, b: CodesLinear) -> bool:
         (each.recipe, each.in_features, each.weight.device, None if each.bias is None else each.bias.dtype)
         for each in (a, b)
     ]
-    scales: list[Any] = [("weight_global_scale",), ("input_scale",)]
-    if a.format.granularity == "tensor":
-        scales.append(("weight_scale",))
-    return kinds[0] == kinds[1] and all(_same(getattr(a, name), getattr(b, name)) for (name,) in scales)
+    scales = [
+        "weight_global_scale",
+        "input_scale",
+        *(["weight_scale"] if a.format.granularity == "tensor" else []),
+    ]
+    return kinds[0] == kinds[1] and all(_same(getattr(a, name), getattr(b, name)) for name in scales)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

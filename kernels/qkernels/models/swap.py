@@ -276,14 +276,12 @@ def _amax(name: str, recipe: Recipe, calibration: Mapping[str, float] | None) ->
 def _place(layers: Sequence[CodesLinear], dtypes: Sequence[torch.dtype], emulate: bool) -> list[Placed]:
     """The layers to put in: parts of one product where there is a kernel for it, each alone otherwise."""
     if emulate:
+        backends = [
+            "torch-reference" if each.weight.device.type == "cpu" else "torch-dequantize" for each in layers
+        ]
         return [
-            Placed(
-                each,
-                "torch-reference" if each.weight.device.type == "cpu" else "torch-dequantize",
-                "emulated",
-                "asked for",
-            )
-            for each in layers
+            Placed(each, backend, "emulated", "asked for")
+            for each, backend in zip(layers, backends, strict=True)
         ]
     if len(set(dtypes)) == 1 and (whole := joined(layers)) is not None:
         placed = fastest(whole, dtypes[0])

@@ -61,11 +61,10 @@ from qkernels.format import FP8, FP8_TOKEN
 from qkernels.ops.require import require_operands
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_few_plan import combine, steps_of
-from qkernels.triton.fp8_few_plan import COLUMNS, Few8, choose, share, width
+from qkernels.triton.fp8_few_plan import COLUMNS, MAX_ROWS, Few8, choose, share, width
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.workspaces import processors, require_hopper, workspace
 
-MAX_ROWS = 64
 COUNTERS = 512  # of those that workspaces.workspace gives
 
 

@@ -15,6 +15,7 @@ from triton import cdiv
 
 from qkernels.triton.fp4_few_plan import Plan
 
+MAX_ROWS = 64  # of x; more are no few
 COLUMNS = 128  # of K: a row of a tile in shared memory
 SHARED = 225 << 10  # bytes of a multiprocessor for stages and sums; two programs have 113 KB each
 
