@@ -31,7 +31,6 @@ from qkernels.prepared import product, settle
 from qkernels.prepared_linear import PreparedLinear
 from qkernels.prepared_ops import row_unit, rows_of
 from qkernels.tensor import QTensor
-from qkernels.triton.fp8_few_plan import MAX_ROWS
 
 from .codes import LONGEST_ROW, CodesLinear, as_rows, uncast
 
@@ -171,15 +170,20 @@ class ScaledLinear(nn.Module):
             raise Unsupported(f"torch._scaled_mm by rows gives bfloat16, not {dtype}")
         for buffer in ("weight", "weight_scale", "input_scale", "bias"):
             self.register_buffer(buffer, getattr(layer, buffer))
-        self.few = self.fp8 and capability[0] == 9
-        if self.few:
+        self.few_rows: int | None = None
+        if self.fp8 and capability[0] == 9:
+            from qkernels.triton.fp8_few_plan import MAX_ROWS  # Triton is imported where a GPU needs it
+
+            self.few_rows = MAX_ROWS
             settle(self.weight.device)
         self.train(layer.training)
 
     @property
     def backend(self) -> str:
         """What multiplies few rows, then, where that is something else, many."""
-        return ("triton/torch-scaled-mm" if self.few else "torch-scaled-mm") if self.fp8 else "torch-int-mm"
+        if not self.fp8:
+            return "torch-int-mm"
+        return "torch-scaled-mm" if self.few_rows is None else "triton/torch-scaled-mm"
 
     def forward(self, x: Tensor) -> Tensor:
         rows = as_rows(x, self.in_features)
@@ -191,7 +195,7 @@ class ScaledLinear(nn.Module):
         """Few rows by this package's kernel on Hopper, else torch._scaled_mm. That takes a scale a row on both sides or
         on none: one of a tensor is repeated."""
         m, n = codes.shape[0], self.out_features
-        if self.few and m <= MAX_ROWS:
+        if self.few_rows is not None and m <= self.few_rows:
             few: Tensor = fp8_product(codes, self.weight, scale, self.weight_scale, self.bias)
             return few
         left, right = scale.reshape(-1, 1), self.weight_scale.reshape(1, -1)
