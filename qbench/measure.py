@@ -22,6 +22,7 @@ from qbench.device import capability
 from qbench.result import Ceilings, Times
 from qbench.tensors import clone, nbytes, poison, poisoned_allocations, same_bits, storages
 from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
+from qbench.turns import turn
 
 
 class OutOfMemory(MemoryError):
@@ -64,13 +65,15 @@ class Trial(Protocol):
 class Bench:
     """The device under test and how to time on it. One a session.
 
-    `kept` is one thing that a trial left for the next (a model on the device, say) under its key.
+    `kept` is one thing that a trial left for the next (a model on the device, say) under its key. `say` is told when
+    another process has the device's turn (qbench.turns).
     """
 
     policy: TimingPolicy
     device: torch.device
     timer: CudaTimer | None
     kept: tuple[object, Any] | None = None
+    say: Callable[[str], None] = lambda line: None
     _ceilings: Ceilings | None = None
 
     @classmethod
@@ -84,7 +87,8 @@ class Bench:
         if self._ceilings is None:
             from qbench.ceilings import measure_ceilings
 
-            self._ceilings = measure_ceilings(self.timer, self.policy)
+            with turn(self.device, self.say):
+                self._ceilings = measure_ceilings(self.timer, self.policy)
         return self._ceilings
 
     def keep(self, key: object, make: Callable[[], Any]) -> Any:
@@ -118,7 +122,7 @@ class Bench:
 
     def profile(self, case: Case) -> None:
         """One call between profiler start and stop, warmed up, for ncu and nsys."""
-        with _memory_named(case, self):
+        with turn(self.device, self.say), _memory_named(case, self):
             trial = self._trial(case)
             if trial:
                 trial.check()
@@ -133,8 +137,8 @@ class Bench:
             torch.cuda.profiler.stop()
 
     def measure(self, case: Case) -> Measured:
-        """Check, time, check every timed output."""
-        with _memory_named(case, self):
+        """Check, time, check every timed output, while no other process times on the device."""
+        with turn(self.device, self.say), _memory_named(case, self):
             if trial := self._trial(case):
                 trial.check()
                 return trial.measure()

@@ -144,7 +144,10 @@ def _case_of(item: pytest.Item) -> Case | None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     cases = sum(CLOCK in item.stash for item in session.items)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and cases >= _LONG_RUN and not session.config.option.collectonly:
+    if reporter is None or session.config.option.collectonly:
+        return
+    session.config.stash[SESSION].say = reporter.write_line
+    if cases >= _LONG_RUN:
         session.config.stash[PROGRESS] = Progress(cases, reporter.write_line)
 
 

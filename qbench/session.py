@@ -49,6 +49,7 @@ class Session:
     ceilings: Ceilings | None = None
     timing: bool = False  # a case was to be timed, not only checked
     lost: list[str] = field(default_factory=list)  # cases with a baseline that can no longer run
+    say: Callable[[str], None] = lambda line: None  # to whoever watches the run
     _bench: Bench | None = None
     _store: Store | None = None
     _policy: Policy | None = None
@@ -66,6 +67,7 @@ class Session:
                 iters = self.options.iters
                 policy = replace(policy, bursts=iters, max_bursts=max(iters, policy.max_bursts))
             self._bench = Bench.open(policy)
+            self._bench.say = self.say
         return self._bench
 
     @property

@@ -81,21 +81,26 @@ def states(cache: Any) -> Iterator[tuple[str, Tensor]]:
                     yield f"{kind} state of layer {index}", each
 
 
+def counters(cache: Any) -> list[Tensor] | None:
+    """How many tokens each layer of attention holds, on the device; None where Python counts them."""
+    found = []
+    for _, layer in attention_layers(cache):
+        counted = getattr(layer, "cumulative_length", None)
+        if hasattr(layer, "cumulative_length_int") or not isinstance(counted, Tensor):
+            return None
+        found.append(counted)
+    return found
+
+
 def rewind(cache: Any, length: int) -> bool:
     """Back to `length` tokens: what came after is overwritten by what comes next. False where a layer cannot.
 
     States of Mamba layers stay where they are, so this repeats the work of the steps and not their results.
     """
-    counters = []
-    for _, layer in attention_layers(cache):
-        if hasattr(layer, "cumulative_length_int") or not isinstance(
-            getattr(layer, "cumulative_length", None), Tensor
-        ):
-            return False
-        counters.append(layer.cumulative_length)
-    for each in counters:
+    found = counters(cache)
+    for each in found or ():
         each.fill_(length)
-    return True
+    return found is not None
 
 
 def prompt_tokens(vocabulary: int, batch: int, prompt: int, seed: int) -> Tensor:

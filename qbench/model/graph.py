@@ -35,20 +35,21 @@ def compiled(step: Callable[..., None], mode: Mode) -> Callable[..., None]:
     return torch.compile(step, fullgraph=True, dynamic=False, **options)
 
 
-def captured(run: Callable[[], None]) -> Callable[[], None]:
-    """A replay of what `run` launches on the current CUDA device, as one graph. It has run before, and runs twice here
-    without effects that count. Raises NotOneGraph where it waits for the device or does what cannot be captured."""
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        run()  # workspaces that libraries keep for each stream are allocated outside of the graph
-    current.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            run()
-    except RuntimeError as error:
-        raise NotOneGraph(f"the decoding step cannot be captured: {str(error).strip()[:500]}") from error
+def captured(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """A replay of what `run` launches on that CUDA device, as one graph. It has run before, and runs once more here.
+    Raises NotOneGraph where it waits for the device or does what cannot be captured."""
+    with torch.cuda.device(device):
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            run()  # workspaces that libraries keep for each stream are allocated outside of the graph
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                run()
+        except RuntimeError as error:
+            raise NotOneGraph(f"it cannot be captured: {str(error).strip()[:500]}") from error
     return graph.replay
 
 

@@ -172,13 +172,15 @@ class ModelTrial:
         return Measured(times_of(timed), timed.samples.ns, cost, figures, self._labels())
 
     def _labels(self) -> dict[str, str]:
-        mode = "eager" if self.part == "prefill" else self.decoder.mode
         words = {"graph": "one compiled graph, replayed", "traced": "one traced graph, run op by op"}
+        method = words.get(self.decoder.mode, "eager")
+        if self.part == "prefill":
+            method = "eager" if self.decoder.uncaptured else "one captured graph, replayed"
         return {
             "model": str(self.case.workload["model"]),
             "recipe": self.case.provider_name,
             **self.loaded.labels,
-            "method": words.get(mode, "eager"),
+            "method": method,
         }
 
     def _prepare(self) -> None:

@@ -8,8 +8,9 @@ from torch import nn
 
 pytest.importorskip("transformers", reason="transformers is not installed; pip install pytest-qbench[models]")
 
+from qbench import turns
 from qbench.check import WrongResult
-from qbench.model import Decoder, NotOneGraph
+from qbench.model import Decoder, NotOneGraph, decode
 from qbench.model.cache import static_cache
 from qbench.model.graph import Compilations
 from qbench.model.verify import Decoded, agrees, decoded, found, text_of, uncached, watched
@@ -61,6 +62,59 @@ def test_a_text_is_the_same_in_every_batch_and_another_by_another_seed(llama):
     assert not torch.equal(alone.history, other.history)
 
 
+# The prompt's pass, as it goes on a GPU: `captured` stands in for the CUDA graph
+
+
+def replaying(monkeypatch, problem=""):
+    """Counts replays; like capturing, it runs the pass once more."""
+    replays = []
+
+    def capture(run, device):
+        run()
+        if problem:
+            raise NotOneGraph(problem)
+        return lambda: (replays.append(device), run())
+
+    monkeypatch.setattr(decode, "captured", capture)
+    return replays
+
+
+def prompts(model, times, mode):
+    """Logits and caches after reading the prompt again and again."""
+    decoder = Decoder(model, batch=2, prompt=5, new=2, mode=mode)
+    for _ in range(times):
+        decoder.reset()
+        decoder.prefill()
+        yield decoder, decoder.logits.clone(), int(decoder.position), decoder.cache.get_seq_length()
+
+
+@pytest.mark.parametrize("problem", ["", "somebody waits for the device"])
+def test_a_prompt_is_read_by_replaying_a_graph_or_eagerly_with_the_reason(llama, monkeypatch, problem):
+    (_, wanted, *_), replays = next(prompts(llama, 1, "eager")), replaying(monkeypatch, problem)
+    for decoder, logits, position, length in prompts(llama, 3, "graph"):
+        assert torch.equal(logits, wanted) and (position, int(length)) == (5, 5)
+        assert decoder.uncaptured == problem
+    assert len(replays) == (0 if problem else 3)
+
+
+def test_a_cache_that_python_keeps_a_record_of_is_filled_eagerly(nemotron, monkeypatch):
+    (_, wanted, *_), replays = next(prompts(nemotron, 1, "eager")), replaying(monkeypatch)
+    for decoder, logits, position, _ in prompts(nemotron, 2, "graph"):
+        assert torch.equal(logits, wanted) and position == 5
+        assert decoder.uncaptured == "Python counts what the cache holds"
+    assert not replays
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-nemotron-h"])
+def test_on_a_gpu_a_replayed_prompt_is_the_eager_one(preset):
+    model = models.build(preset, device="cuda")
+    (_, wanted, *_) = next(prompts(model, 1, "eager"))
+    for decoder, logits, position, length in prompts(model, 3, "graph"):
+        assert bool(decoder.uncaptured) == (preset == "tiny-nemotron-h")
+        assert torch.equal(logits, wanted) and (position, int(length)) == (5, 5)
+
+
 def test_sizes_below_one_are_refused(llama):
     with pytest.raises(ValueError, match="new 0: expected a whole number"):
         Decoder(llama, batch=1, prompt=1, new=0)
@@ -84,6 +138,18 @@ def test_a_step_is_one_graph_with_the_tokens_of_the_eager_one_and_a_second_compi
         run(decoder)
         with pytest.raises(NotOneGraph, match="2 graphs instead of 1"):
             decoder.compilations.assert_one_graph("after timing")
+
+
+def test_a_step_is_compiled_while_others_may_time(llama, monkeypatch, tmp_path):
+    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
+    held, warm_up = [], Decoder._warm_up
+    monkeypatch.setattr(
+        Decoder, "_warm_up", lambda self, run: (held.append(dict(turns._held)), warm_up(self, run))
+    )
+    decoder = Decoder(llama, batch=1, prompt=2, new=2, mode="traced")
+    with turns.turn(decoder.device):
+        decoder.decode()
+        assert held == [{}] and turns._held
 
 
 class Breaking(nn.Linear):

@@ -1,0 +1,97 @@
+"""One process at a time times on a GPU: sessions that run beside each other on one machine take turns.
+
+Two that time at once slow each other down, by nothing that either could see. The turn is a lock on a file that is named
+after the GPU, in the folder for temporary files: it needs no server, and ends with its process, whatever ends that.
+Containers that do not share that folder do not see each other, and what does not time through this package asks for no
+turn. On a CPU nothing is taken in turns.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # not on this platform
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import torch
+
+_held: dict[Path, int] = {}  # this process's turns: descriptors of locked files
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+@contextmanager
+def turn(device: torch.device, say: Callable[[str], None] = _silent) -> Iterator[None]:
+    """The device for this process alone, of those that take turns; it may be asked for again within.
+
+    say gets one line where it has to be waited for. Where the file cannot be opened, nobody waits.
+    """
+    path = _file(device)
+    handle = None if path is None or path in _held else _opened(path)
+    if path is None or handle is None:
+        yield
+        return
+    try:
+        _take(handle, path, say)
+        _held[path] = handle
+        yield
+    finally:
+        _held.pop(path, None)
+        os.close(handle)
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """Others may have the device meanwhile: for long work of the host's, such as compiling, within a turn."""
+    path = _file(device)
+    handle = None if path is None else _held.pop(path, None)
+    if path is None or handle is None:
+        yield
+        return
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    try:
+        yield
+    finally:
+        _take(handle, path, _silent)
+        _held[path] = handle
+
+
+def _file(device: torch.device) -> Path | None:
+    """Of a GPU, by the name it has in every process; parts of one GPU share its memory, and its turns."""
+    if device.type != "cuda" or fcntl is None:
+        return None
+    import torch
+
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return Path(tempfile.gettempdir(), f"qbench-gpu-{uuid}.lock") if uuid else None
+
+
+def _opened(path: Path) -> int | None:
+    """A descriptor of the file, made if it is not there. Another user's can be read, which is enough to lock it."""
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    for more in (0, os.O_CREAT):
+        try:
+            return os.open(path, flags | more, 0o644)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
+    return None
+
+
+def _take(handle: int, path: Path, say: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"qbench waits: another session times on this GPU ({path})")
+        fcntl.flock(handle, fcntl.LOCK_EX)

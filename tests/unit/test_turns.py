@@ -1,0 +1,146 @@
+"""Processes that time on one GPU take turns: who holds it, who waits, what is said, and what ends a turn."""
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import qbench
+from qbench import turns
+from qbench.measure import Bench
+from qbench.timing import TimingPolicy
+
+GPU = torch.device("cuda", 0)
+ELSEWHERE = """
+import sys, torch
+from pathlib import Path
+from qbench import turns
+turns._file = lambda device: Path(sys.argv[1])
+with turns.turn(torch.device("cuda", 0)):
+    print("mine", flush=True)
+    sys.stdin.readline()
+    {end}
+"""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """The lock of every device here, a CPU's too, so that what asks for turns can be seen without a GPU."""
+    path = tmp_path / "gpu.lock"
+    monkeypatch.setattr(turns, "_file", lambda device: path)
+    return path
+
+
+def free(path):
+    """Could another process have its turn now?"""
+    handle = os.open(path, os.O_RDONLY | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+@pytest.fixture
+def elsewhere(path):
+    """Starts another process that has its turn, and ends as it is told when a line comes."""
+    started = []
+
+    def start(end="pass"):
+        command = [sys.executable, "-c", ELSEWHERE.format(end=end), str(path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "mine\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_turn_keeps_others_out_also_when_it_is_asked_for_again_and_ends_with_its_block(path):
+    with turns.turn(GPU):
+        with turns.turn(GPU):
+            assert not free(path)
+        assert not free(path), "the inner block does not end the outer one's turn"
+    assert free(path)
+    with pytest.raises(ZeroDivisionError), turns.turn(GPU):
+        _ = 1 / 0
+    assert free(path)
+
+
+def test_others_may_have_it_aside_and_it_is_taken_back(path):
+    with turns.turn(GPU):
+        with turns.aside(GPU):
+            assert free(path)
+        assert not free(path)
+        with pytest.raises(ZeroDivisionError), turns.aside(GPU):
+            _ = 1 / 0
+        assert not free(path)
+    assert free(path)
+    with turns.aside(GPU):  # nothing is held: nothing is taken afterwards
+        pass
+    assert free(path)
+
+
+@pytest.mark.parametrize("end", ["pass", "import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)"])
+def test_another_process_is_waited_for_however_it_ends_and_one_line_says_so(end, path, elsewhere):
+    process, said = elsewhere(end), []
+
+    def say(line):
+        said.append(line)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+
+    with turns.turn(GPU, say):
+        assert said == [f"qbench waits: another session times on this GPU ({path})"]
+        assert not free(path)
+
+
+def test_nothing_is_said_or_waited_for_on_a_cpu_or_where_the_file_cannot_be_opened(tmp_path, monkeypatch):
+    assert turns._file(torch.device("cpu")) is None
+    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "not there" / "gpu.lock")
+    with turns.turn(GPU, pytest.fail), turns.aside(GPU):
+        pass
+    target = tmp_path / "somebody's"
+    target.write_text("theirs")
+    (tmp_path / "link.lock").symlink_to(target)
+    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "link.lock")
+    with turns.turn(GPU, pytest.fail):
+        assert free(target), "a link is not followed"
+
+
+@pytest.mark.gpu
+def test_the_file_is_named_after_the_gpu():
+    index = torch.cuda.current_device()
+    assert str(torch.cuda.get_device_properties(index).uuid) in turns._file(torch.device("cuda", index)).name
+
+
+def test_timing_is_a_turn_and_checking_alone_is_not(path):
+    seen = []
+
+    def provider(x):
+        seen.append(free(path))
+        return lambda: 2 * x
+
+    op = qbench.Op(
+        "double",
+        inputs=lambda w, device: (torch.arange(4.0),),
+        reference=lambda x: 2 * x,
+        tolerance=qbench.exact,
+        cost=lambda w: qbench.Cost(32),
+    )
+    case = qbench.Case(op, provider, qbench.Workload.of(m=4))
+    bench = Bench(TimingPolicy(), torch.device("cpu"), None)
+    bench.check(case)
+    assert seen == [True]
+    bench.measure(case)
+    assert seen == [True, False]
+    bench.ceilings()
+    assert free(path)
