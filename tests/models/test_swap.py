@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from qbench.model import Decoder
+from qbench.model.verify import agrees, decoded, text_of, uncached
+from qbench.model.verify import found as left
 from qkernels.models import (
     RECIPES,
     CodesLinear,
@@ -17,7 +20,6 @@ from qkernels.models import (
     build,
     calibrate,
     get_model,
-    get_recipe,
     support,
     swap,
 )
@@ -349,20 +351,19 @@ def test_on_a_gpu_the_fast_layers_give_the_references_logits(preset: str, recipe
 
 
 @pytest.mark.gpu
+@every_preset
 @every_recipe
-def test_on_a_gpu_a_step_is_one_graph_that_can_be_captured(recipe: str) -> None:
+def test_on_a_gpu_a_step_is_one_captured_graph_that_decodes_what_the_model_says(
+    preset: str, recipe: str
+) -> None:
+    """By the harness's own check: against a forward without a cache, within what a rounding of this model moves."""
     found = support(recipe, "cuda")
     if not found.ok:
         pytest.skip(f"{found.code}: {found.reason}")
-    model, _ = swapped("tiny-llama", recipe, device="cuda")
-    ids = tokens(2, 1, "cuda")
-    eager = logits(model, ids)
-    torch._dynamo.reset()
-    step = torch.compile(lambda t: model(t, use_cache=False).logits, mode="reduce-overhead", fullgraph=True)
-    with torch.no_grad():
-        for _ in range(4):  # warm up, capture, replay
-            out = step(ids).clone()
-    # Inductor keeps fp32 between a norm and a product: a code of four bits more or less here and there (H200: 7 to 10%)
-    assert distance(out, eager) < (
-        0.2 if get_recipe(recipe).activation.startswith(("nvfp4", "mxfp4")) else 0.05
-    )
+    model, _ = swapped(preset, recipe, device="cuda")
+    decoder = Decoder(model, batch=2, prompt=5, new=4)
+    assert decoder.mode == "graph"
+    seen = decoded(decoder)
+    ids, places = text_of(decoder, seen)
+    assert agrees(left(decoder, seen), (model, ids.clone(), places), uncached) is None
+    decoder.compilations.assert_one_graph("after decoding")
