@@ -22,6 +22,10 @@ NAME = "sdpa_grouped"  # as transformers calls attention implementations
 _beginning = False
 
 
+def is_grouped(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME
+
+
 def group_heads(model: nn.Module) -> nn.Module:
     """The model, decoding so where it asks torch's attention; another one that somebody chose ("eager",
     "flash_attention_2", …) stays. It keeps the implementation: prompts and training are as before."""

@@ -3,12 +3,16 @@
 transformers' StaticCache serves every layer kind it knows: keys and values of attention [batch, heads, length, head
 dim], and the convolution and recurrent states of Mamba layers, which have no length. Its tensors keep their addresses,
 which a CUDA graph needs. transformers is imported when a cache is made.
+
+Each of its layers of attention counts its tokens in a tensor of its own, and a step would launch a kernel for each to
+add one. Here they share one, which the last of them moves on.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,10 +30,52 @@ def text_config(model: nn.Module) -> Any:
 
 
 def static_cache(model: nn.Module, length: int) -> Any:
-    """An empty cache for `length` tokens; its tensors are made by the first forward that uses it."""
-    from transformers import StaticCache
+    """An empty cache for `length` tokens; its tensors are made by the first forward that uses it.
 
-    return StaticCache(config=config_of(model), max_cache_len=length)
+    It holds a multiple of 16: attention wants masks whose rows are aligned, and pads others in each layer.
+    """
+    from transformers import StaticCache
+    from transformers.cache_utils import StaticLayer
+
+    places = -(-length // 16) * 16
+    cache: Any = StaticCache(config=config_of(model), max_cache_len=places)
+    mine = [index for index, layer in enumerate(cache.layers) if type(layer) is StaticLayer]
+    count = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
+    for index in mine:
+        cache.layers[index] = _counting_layer()(places, count, last=index == mine[-1])
+    return cache
+
+
+def is_plain(cache: Any) -> bool:
+    """Are all its layers keys and values, of all places and in one order? Then one mask is every layer's."""
+    return all(isinstance(layer, _counting_layer()) for layer in cache.layers)
+
+
+@lru_cache
+def _counting_layer() -> Any:
+    """The class of a static layer whose count of tokens is another's, too."""
+    from transformers.cache_utils import StaticLayer
+
+    class CountingLayer(StaticLayer):  # type: ignore[misc]
+        """count: the tokens held by all layers; last: this one moves it on, when all the others have used it."""
+
+        def __init__(self, places: int, count: Tensor, *, last: bool) -> None:
+            super().__init__(max_cache_len=places)
+            self.cumulative_length = count
+            self.last = last
+
+        def update(self, keys: Tensor, values: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+            tokens = keys.shape[-2]
+            places = torch.arange(tokens, device=keys.device) + self.cumulative_length
+            self.keys.index_copy_(2, places, keys)
+            self.values.index_copy_(2, places, values)
+            if self.last:
+                self.cumulative_length.add_(tokens)
+            return self.keys, self.values
+
+    return CountingLayer
 
 
 def dynamic_cache(model: nn.Module) -> Any:
@@ -51,12 +97,16 @@ def forward(
     cache: Any = None,
     positions: Tensor | None = None,
     keep: int | Tensor = 1,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Logits [batch, kept, vocabulary] of the last `keep` places of `ids` [batch, tokens], or of the places `keep`.
 
-    positions [1, tokens] are counted from the beginning of the text.
+    positions [1, tokens] are counted from the beginning of the text. mask [1, 1, tokens, places] is added to what
+    attention finds; None: what the model makes of the cache.
     """
     options: dict[str, Any] = {"use_cache": cache is not None}
+    if mask is not None:
+        options["attention_mask"] = mask
     if cache is not None:
         options[cache_argument(model)] = cache
     logits: Tensor = model(input_ids=ids, position_ids=positions, logits_to_keep=keep, **options).logits

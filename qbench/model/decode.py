@@ -15,8 +15,17 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from qbench.model.attention import from_the_beginning, group_heads
-from qbench.model.cache import counters, forward, prompt_tokens, states, static_cache, text_config
+from qbench.model.attention import from_the_beginning, group_heads, is_grouped
+from qbench.model.cache import (
+    counters,
+    forward,
+    is_plain,
+    prompt_tokens,
+    rewind,
+    states,
+    static_cache,
+    text_config,
+)
 from qbench.model.graph import Compilations, Mode, NotOneGraph, captured, compiled
 from qbench.turns import aside
 
@@ -28,10 +37,12 @@ class Decoder:
     traced graph run op by op, "eager" the model's own Python (the default on a CPU). Nothing is compiled before the
     first `decode`. The model's attention is grouped (qbench.model.attention). The prompt is read by the model's own
     Python, whose launches are a CUDA graph of their own in mode "graph": compiling would take a minute for each length,
-    and without a graph the host takes 67 ms to launch what an H200 computes in 10 (Llama-3.1-8B, 128 tokens).
+    and without a graph it is the host that is timed (67 ms for Llama-3.1-8B and 128 tokens beside an H200).
     uncaptured: why the prompt's pass is not replayed, or "".
     history [batch, prompt + 1 + new] holds the prompt and every token chosen; position [1] is the place of the token
-    that the next step reads; logits [batch, vocabulary] are those of the last step.
+    that the next step reads; logits [batch, vocabulary] are those of the last step. seen [1, 1, 1, places], where one
+    mask does for all layers: 0 for the places that the next step attends to, -inf for others. Made by the model in each
+    step, it would be written anew for each layer.
     """
 
     def __init__(
@@ -51,6 +62,10 @@ class Decoder:
         self.history[:, :prompt] = prompt_tokens(vocabulary, batch, prompt, seed)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.logits = torch.zeros(batch, vocabulary, dtype=weight.dtype, device=self.device)
+        self.seen: Tensor | None = None
+        if is_plain(self.cache) and is_grouped(self.model):
+            places = self.cache.layers[0].max_cache_len
+            self.seen = torch.zeros(1, 1, 1, places, dtype=weight.dtype, device=self.device)
         self.uncaptured = "" if self.mode == "graph" else f"mode {self.mode}"
         self.compile_s = 0.0
         self.compilations = Compilations()
@@ -75,7 +90,20 @@ class Decoder:
             )
         self.logits.copy_(logits[:, -1])
         self.history[:, self.prompt] = self.logits.argmax(-1)
+        self._place_at_prompt()
+
+    def _place_at_prompt(self) -> None:
+        """The next step reads the token behind the prompt."""
         self.position.fill_(self.prompt)
+        if self.seen is not None:
+            self.seen.fill_(-torch.inf)
+            self.seen[..., : self.prompt + 1] = 0
+
+    @torch.no_grad()
+    def rewind(self) -> bool:
+        """Back to the end of the prompt, to time the same steps again. False where the cache cannot (see `rewind`)."""
+        self._place_at_prompt()
+        return rewind(self.cache, self.prompt)
 
     @cached_property
     def _read(self) -> Callable[[], None]:
@@ -98,10 +126,12 @@ class Decoder:
     def step(self, history: Tensor, position: Tensor, logits: Tensor) -> None:
         """The token at `position` goes in, the next one is written behind it. All arguments are changed in place."""
         token = history.index_select(1, position)
-        made = forward(self.model, token, cache=self.cache, positions=position[None])
+        made = forward(self.model, token, cache=self.cache, positions=position[None], mask=self.seen)
         logits.copy_(made[:, -1])
         position.add_(1)
         history.index_copy_(1, position, logits.argmax(-1, keepdim=True))
+        if self.seen is not None:  # after the last step there may be no further place
+            self.seen.index_fill_(-1, position.clamp(max=self.seen.shape[-1] - 1), 0.0)
 
     @torch.no_grad()
     def decode(self, steps: int | None = None, *, watch: Collection[int] = ()) -> dict[int, Tensor]:

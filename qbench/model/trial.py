@@ -18,7 +18,6 @@ from torch import nn
 from qbench.case import Case, ProviderInfo, Unsupported, provider_info
 from qbench.check import WrongResult
 from qbench.measure import Bench, Measured, times_of
-from qbench.model.cache import rewind
 from qbench.model.decode import Decoder
 from qbench.model.graph import Mode
 from qbench.model.traffic import Matrices, Traffic, least_ns, matrices
@@ -134,9 +133,8 @@ class ModelTrial:
             self.decoder.reset()
             self.decoder.prefill()
         else:
-            if not rewind(self.decoder.cache, self.decoder.prompt):
+            if not self.decoder.rewind():
                 self._prepare()
-            self.decoder.position.fill_(self.decoder.prompt)
             self.decoder.decode()
 
     def measure(self) -> Measured:
@@ -232,12 +230,11 @@ class ModelTrial:
     def _joules(self) -> float | None:
         """Joules for each decoded token, of blocks one after the other: all of the card, its memory and idling too."""
         decoder, timer = self.decoder, self.bench.timer
-        if timer is None or timer.monitor.energy_j() is None or not rewind(decoder.cache, decoder.prompt):
+        if timer is None or timer.monitor.energy_j() is None or not decoder.rewind():
             return None
         blocks, start, before = 0, time.monotonic(), timer.monitor.energy_j()
         while time.monotonic() - start < _ENERGY_S:
-            rewind(decoder.cache, decoder.prompt)
-            decoder.position.fill_(decoder.prompt)
+            decoder.rewind()
             decoder.decode()
             decoder.synchronize()
             blocks += 1

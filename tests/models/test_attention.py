@@ -36,7 +36,7 @@ def test_a_step_reads_the_cache_as_it_is_and_a_prompt_goes_to_the_models_own_att
     made = decoder(model)
     shapes = seen_keys(monkeypatch)
     made.decode(2)
-    assert shapes and set(shapes) == {((3, shared, heads // shared, width), (3, shared, 10, width), True)}
+    assert shapes and set(shapes) == {((3, shared, heads // shared, width), (3, shared, 16, width), True)}
     shapes.clear()
     made.reset()
     made.prefill()

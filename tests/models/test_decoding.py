@@ -223,6 +223,7 @@ class NotEmptied(Decoder):
     def reset(self):
         if not hasattr(self, "longer"):
             self.longer = self.cache = static_cache(self.model, 4 * (self.prompt + self.new))
+            self.seen = None  # places before the prompt would not be seen
         self.position.zero_()
 
 
@@ -234,6 +235,14 @@ class LostKey(Decoder):
         self.cache.layers[1].keys[:, :, 3] = 0
 
 
+class Blind(Decoder):
+    """A step does not attend to its own place."""
+
+    def step(self, history, position, logits):
+        super().step(history, position, logits)
+        self.seen.index_fill_(-1, position.clamp(max=self.seen.shape[-1] - 1), -torch.inf)
+
+
 class LostStep(Decoder):
     """The cache is not written by a step in the middle: its place stays empty."""
 
@@ -243,7 +252,7 @@ class LostStep(Decoder):
             self.cache.layers[0].values[:, :, self.prompt + 1] = 0
 
 
-@pytest.mark.parametrize("bug", [PositionOff, StaleToken, NotEmptied, LostKey, LostStep])
+@pytest.mark.parametrize("bug", [PositionOff, StaleToken, NotEmptied, LostKey, Blind, LostStep])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_planted_bug_is_seen(bug, dtype):
     model = models.build("tiny-llama", device="cpu", dtype=dtype)

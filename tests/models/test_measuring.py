@@ -99,7 +99,7 @@ def test_a_cache_tells_what_a_step_reads(llama):
     run(decoder)
     traffic = Traffic.of(llama, decoder.cache, 3, matrices(llama))
     head = 128 // 4
-    assert traffic.kv == ((2 * 2 * head * 4, 6, 2 * 4 * 2 * head),) * 2
+    assert traffic.kv == ((2 * 2 * head * 4, 16, 2 * 4 * 2 * head),) * 2  # 6 places, and what fills them up
     assert traffic.states == 0
 
 
