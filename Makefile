@@ -1,4 +1,4 @@
-# make test | compile | bench | check | gate | baseline | mutants | sanitize | lock
+# make test | compile | bench | models | check | gate | baseline | mutants | sanitize | lock
 #
 # Each target makes its own environment in .venv on first use: the exact versions of requirements.lock, and this
 # checkout, editable. To use another:
@@ -6,9 +6,10 @@
 #   make test PYTHON=python3.12     the Python that the environment is made with
 #   make test QBENCH_ENV=current    the environment you are in; nothing is installed
 # ARGS is passed on to pytest:      make bench ARGS="--models Llama-3.1-8B --batch-sizes 1 16"
-# Also: make compile (every kernel for every target, without a GPU), make bench UPDATE=dry (store nothing), make baseline
-#   RUNS=10, make gate BASE=origin/main, make check (all that CI runs on a pull request but compile), make mutants (the
-#   catalogue of planted bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
+# Also: make compile (every kernel for every target, without a GPU), make bench UPDATE=dry (store nothing), make models
+#   MODEL=Llama-3.1-8B (a whole model by every recipe: speed, accuracy, plots), make baseline RUNS=10, make gate
+#   BASE=origin/main, make check (all that CI runs on a pull request but compile), make mutants (the catalogue of planted
+#   bugs), make sanitize (every kernel under compute-sanitizer, on a GPU)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +19,11 @@ ARGS ?=
 REPORT ?= reports/bench
 UPDATE ?= missing
 STRICT ?= --qbench-strict
+MODEL ?= Llama-3.1-8B
+RECIPES ?= bf16 fp8 int8 nvfp4-w4a16 nvfp4-w4a4 mxfp4-w4a16 mxfp4-w4a4
+BATCHES ?= 1 8 32
+JOBS ?= 4
+MODELS_REPORT ?= reports/models
 
 ifeq ($(QBENCH_ENV),current)
 RUN := $(PYTHON)
@@ -29,7 +35,7 @@ else
 $(error QBENCH_ENV=$(QBENCH_ENV): the only value is "current" (use the environment you are in); leave it unset for $(VENV))
 endif
 
-.PHONY: help test compile bench check gate baseline mutants sanitize lock clean .current-environment
+.PHONY: help test compile bench models check gate baseline mutants sanitize lock clean .current-environment
 .NOTPARALLEL:
 
 define check-python
@@ -39,7 +45,7 @@ define check-python
 endef
 
 help:
-	@sed -n '1,11s/^# \{0,1\}//p' Makefile
+	@sed -n '1,12s/^# \{0,1\}//p' Makefile
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --benchmark-disable -n auto --maxprocesses 8 $(ARGS)
@@ -50,6 +56,17 @@ compile: $(READY)
 
 bench: $(READY)
 	$(RUN) -m pytest tests/bench --benchmark-only --qbench-update=$(UPDATE) --qbench-report=$(REPORT) $(ARGS)
+
+# A process for each recipe, JOBS at a time: they compile beside each other and take turns with the GPU, whose memory must
+# hold JOBS models. Without a GPU: MODEL=tiny-llama.
+models: $(READY)
+	found=0; \
+	printf '%s\n' $(RECIPES) | xargs -P $(JOBS) -I RECIPE $(RUN) -m pytest tests/bench/test_models.py --benchmark-only \
+	  --recipes RECIPE --models $(MODEL) --batch-sizes $(BATCHES) --qbench-update=$(UPDATE) \
+	  --qbench-report=$(MODELS_REPORT)/RECIPE $(ARGS) || found=1; \
+	$(RUN) -m qkernels.models accuracy -o $(MODELS_REPORT)/accuracy || found=1; \
+	$(RUN) -m qbench compare $(MODELS_REPORT)/*/results.json $(MODELS_REPORT)/accuracy/*.json -o $(MODELS_REPORT) || found=1; \
+	exit $$found
 
 check: $(READY)
 	$(RUN) -m ruff check
