@@ -5,7 +5,7 @@ dim], and the convolution and recurrent states of Mamba layers, which have no le
 which a CUDA graph needs. transformers is imported when a cache is made.
 
 Each of its layers of attention counts its tokens in a tensor of its own, and a step would launch a kernel for each to
-add one. Here they share one, which the last of them moves on.
+add one. Here they share one, `count`, which `forward` moves on.
 """
 
 from __future__ import annotations
@@ -39,43 +39,37 @@ def static_cache(model: nn.Module, length: int) -> Any:
 
     places = -(-length // 16) * 16
     cache: Any = StaticCache(config=config_of(model), max_cache_len=places)
-    mine = [index for index, layer in enumerate(cache.layers) if type(layer) is StaticLayer]
-    count = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
-    for index in mine:
-        cache.layers[index] = _counting_layer()(places, count, last=index == mine[-1])
+    cache.count = torch.zeros((), dtype=torch.int64, device=next(model.parameters()).device)
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is StaticLayer:
+            cache.layers[index] = _counted_layer()(places, cache.count)
     return cache
 
 
 def is_plain(cache: Any) -> bool:
     """Are all its layers keys and values, of all places and in one order? Then one mask is every layer's."""
-    return all(isinstance(layer, _counting_layer()) for layer in cache.layers)
+    return all(isinstance(layer, _counted_layer()) for layer in cache.layers)
 
 
 @lru_cache
-def _counting_layer() -> Any:
-    """The class of a static layer whose count of tokens is another's, too."""
+def _counted_layer() -> Any:
+    """The class of a static layer whose tokens somebody else counts."""
     from transformers.cache_utils import StaticLayer
 
-    class CountingLayer(StaticLayer):  # type: ignore[misc]
-        """count: the tokens held by all layers; last: this one moves it on, when all the others have used it."""
-
-        def __init__(self, places: int, count: Tensor, *, last: bool) -> None:
+    class CountedLayer(StaticLayer):  # type: ignore[misc]
+        def __init__(self, places: int, count: Tensor) -> None:
             super().__init__(max_cache_len=places)
             self.cumulative_length = count
-            self.last = last
 
         def update(self, keys: Tensor, values: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(keys, values)
-            tokens = keys.shape[-2]
-            places = torch.arange(tokens, device=keys.device) + self.cumulative_length
+            places = torch.arange(keys.shape[-2], device=keys.device) + self.cumulative_length
             self.keys.index_copy_(2, places, keys)
             self.values.index_copy_(2, places, values)
-            if self.last:
-                self.cumulative_length.add_(tokens)
             return self.keys, self.values
 
-    return CountingLayer
+    return CountedLayer
 
 
 def dynamic_cache(model: nn.Module) -> Any:
@@ -110,6 +104,8 @@ def forward(
     if cache is not None:
         options[cache_argument(model)] = cache
     logits: Tensor = model(input_ids=ids, position_ids=positions, logits_to_keep=keep, **options).logits
+    if hasattr(cache, "count"):
+        cache.count.add_(ids.shape[1])
     return logits
 
 

@@ -94,7 +94,7 @@ def _subject(args: argparse.Namespace) -> Subject:
             raise ValueError(
                 f"--model {TINY} has problems of its own; --problems, --shots and --text are for a folder"
             )
-        return tiny(args.device, dtype=args.dtype, count=args.count)
+        return tiny(args.device, dtype=args.dtype, count=args.count, batch=args.batch)
     if args.problems is None:
         raise ValueError(f"--model {args.model}: give --problems FILE.jsonl, in GSM8K's form")
     return local(
@@ -112,60 +112,31 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     accuracy = commands.add_parser("accuracy", help="problems solved under each recipe, a file for each")
     layers = commands.add_parser("layers", help="which layers cost most accuracy, and which gain most time")
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    # fmt: off
     for command in (accuracy, layers):
         add = command.add_argument
-        add(
-            "--model",
-            default=TINY,
-            metavar="DIR",
-            help=f"a local folder; default: {TINY}, of two-digit arithmetic",
-        )
-        add(
-            "--problems",
-            type=Path,
-            metavar="FILE.jsonl",
-            help="in GSM8K's form: question, answer with #### n",
-        )
+        add("--model", default=TINY, metavar="DIR", help=f"a local folder; default: {TINY}, of two-digit arithmetic")
+        add("--problems", type=Path, metavar="FILE.jsonl", help="in GSM8K's form: question, answer with #### n")
         add("--shots", type=Path, metavar="FILE.jsonl", help="worked examples shown before each problem")
         add("--text", type=Path, metavar="FILE", help="KL on this text; default: on the problems' answers")
         add("--count", type=_positive, metavar="N", help="only the first N problems")
-        add(
-            "--batch", type=_positive, default=64, metavar="N", help="problems decoded together (default: 64)"
-        )
-        add(
-            "--new",
-            type=_positive,
-            default=256,
-            metavar="N",
-            help="tokens of an answer at most (default: 256)",
-        )
-        add(
-            "--device",
-            default="cuda" if torch.cuda.is_available() else "cpu",
-            help="default: the GPU, if any",
-        )
-        add(
-            "--dtype",
-            choices=("bfloat16", "float16", "float32"),
-            help="default: as stored; tiny on a CPU: float32",
-        )
-    accuracy.add_argument("--recipes", nargs="+", default=list(RECIPES), metavar="NAME", help="default: all")
-    accuracy.add_argument(
-        "--against", type=Path, metavar="DIR", help="compare with files of another run; exit 1 if worse"
-    )
-    accuracy.add_argument(
-        "--margin", type=float, default=0.02, metavar="0.02", help="share of problems that may be lost"
-    )
-    accuracy.add_argument(
-        "-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write"
-    )
+        add("--batch", type=_positive, default=64, metavar="N", help="problems decoded together (default: 64)")
+        add("--new", type=_positive, default=256, metavar="N", help="tokens of an answer at most (default: 256)")
+        add("--device", default=gpu, help="default: the GPU, if any")
+        add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: as stored; tiny on a CPU: float32")
+    add = accuracy.add_argument
+    add("--recipes", nargs="+", default=list(RECIPES), metavar="NAME", help="default: all")
+    add("--against", type=Path, metavar="DIR", help="compare with files of another run; exit 1 if worse")
+    add("--margin", type=float, default=0.02, metavar="0.02", help="share of problems that may be lost")
+    add("-o", dest="output", type=Path, required=True, metavar="DIR", help="folder to write")
     accuracy.set_defaults(run=_accuracy)
-    layers.add_argument("--recipe", required=True, metavar="NAME", help=f"of {', '.join(RECIPES)}")
-    layers.add_argument(
-        "--share", type=float, default=0.5, metavar="0.5", help="of the sum, for the skip list"
-    )
-    layers.add_argument("-o", dest="output", type=Path, metavar="DIR", help="folder for the table and a plot")
+    add = layers.add_argument
+    add("--recipe", required=True, metavar="NAME", help=f"of {', '.join(RECIPES)}")
+    add("--share", type=float, default=0.5, metavar="0.5", help="of the sum, for the skip list")
+    add("-o", dest="output", type=Path, metavar="DIR", help="folder for the table and a plot")
     layers.set_defaults(run=_layers)
+    # fmt: on
     return parser
 
 

@@ -52,9 +52,8 @@ class Subject:
     new: int = 256
 
 
-def tiny(device: str, *, dtype: str | None = None, count: int | None = None, batch: int = 100) -> Subject:
-    """The tiny model of two-digit arithmetic and its held-out problems; float32 on a CPU unless told otherwise, where
-    bfloat16 takes tenfold."""
+def tiny(device: str, *, dtype: str | None = None, count: int | None = None, batch: int = 64) -> Subject:
+    """The tiny model of two-digit arithmetic and its held-out problems; on a CPU in float32 unless told otherwise."""
     from qbench.model.tiny import load_tiny
     from qbench.model.tiny.load import NEW
 
