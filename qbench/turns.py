@@ -67,7 +67,7 @@ def aside(device: torch.device) -> Iterator[None]:
 
 
 def _file(device: torch.device) -> Path | None:
-    """Of a GPU, by the name it has in every process; parts of one GPU share its memory, and its turns."""
+    """Of a GPU, by the name it has in every process, whatever its number is there."""
     if device.type != "cuda" or fcntl is None:
         return None
     import torch
