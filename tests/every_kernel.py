@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,8 +40,11 @@ from qkernels.ops.quantize import QuantizeOptions
 from qkernels.prepared import Prepared, fold, prepare, prepared_matmul, prepared_matmul_quantized
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
+from qkernels.triton.fp4_decode_rows import fp4_decode_rows
 from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
+from qkernels.triton.fp4_rows import nvfp4_token
 from qkernels.triton.mxfp4_fold import mxfp4_fold
+from qkernels.triton.nvfp4_rounded import nvfp4_rounded
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FP4 = (
@@ -110,6 +114,21 @@ def fused() -> Iterator[Run]:
                     lambda x=x, f=fmt, gs=gs: silu_mul_quantize(x, f, global_scale=gs),
                     lambda q, x=x, o=options: silu_tolerance(q, (x, o), silu_mul_quantize, "fp32"),
                 )
+
+
+def rounded() -> Iterator[Run]:
+    def wanted(x: Tensor, hadamard: int | None) -> Tensor:
+        q = nvfp4_token(x, hadamard=hadamard)
+        return fp4_decode_rows(replace(q, format=NVFP4_1L, global_scale=None))
+
+    for dtype in DTYPES:
+        for rows, k, gap, had in ((3, 128, 0, None), (33, 1024 + 128, 16, 64)):
+            x = normal(rows, k + gap, dtype=dtype).cuda()[:, :k]
+            yield (
+                f"nvfp4 rounded {dtype} {rows}x{k} had={had}",
+                lambda x=x, had=had: nvfp4_rounded(x, hadamard=had)[0],
+                lambda out, x=x, had=had: None if torch.equal(out, wanted(x, had)) else "not what is decoded",
+            )
 
 
 def products() -> Iterator[Run]:
@@ -240,6 +259,7 @@ def main() -> int:
     for name, run, problem in (
         *quantizers(),
         *fused(),
+        *rounded(),
         *products(),
         *prepared_products(),
         *quantized_products(),

@@ -48,6 +48,7 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "stream-scales": "checks_stream",
     "unpack": "checks_stream",
     "decode-rows": "checks_stream",
+    "rounded": "checks_rounded",
     "fold": "checks_fold",
     "fold-misfits": "checks_fold",
     "fold-ties": "checks_fold",

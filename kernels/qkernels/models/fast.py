@@ -130,6 +130,12 @@ class TokenLinear(FastLinear):
 def nvfp4_token_rows(x: Tensor, hadamard: int) -> tuple[Tensor, Tensor]:
     """x [M, K] rotated (0: not) and quantized to NVFP4_TOKEN: bf16 [M, K] of code * scale, exact, and the rows'
     encode scales, float32 [M, 1]."""
+    if x.device.type == "cuda":
+        from qkernels.triton.nvfp4_rounded import nvfp4_rounded
+
+        rows, top = nvfp4_rounded(x, hadamard=hadamard or None)
+        assert top is not None
+        return rows, top
     q = quantize(x, NVFP4_TOKEN, hadamard=hadamard or None)
     assert q.global_scale is not None
     return rows_of(replace(q, format=NVFP4_1L, global_scale=None)), q.global_scale.reshape(-1, 1)

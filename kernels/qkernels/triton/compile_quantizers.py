@@ -18,6 +18,7 @@ from qkernels.triton import (
     int8_quantize,
     mxfp4_quantize,
     nvfp4_quantize,
+    nvfp4_rounded,
 )
 from qkernels.triton.compile_tensors import K, gapped, matrix, one
 
@@ -80,6 +81,18 @@ def row_cases() -> list[qbench.CompileCase]:
             fp4_rows.expected(NVFP4),
         )
 
+    def rounded(dtype: str, m: int, k: int, had: int = 0, static: bool = False) -> qbench.CompileCase:
+        return qbench.CompileCase(
+            f"nvfp4_rounded[{dtype},{'static' if static else 'token'},had={had},m={m},k={k}]",
+            lambda: nvfp4_rounded.nvfp4_rounded(
+                matrix(m, k, dtype),
+                global_scale=one() if static else None,
+                by_row=not static,
+                hadamard=had or None,
+            ),
+            nvfp4_rounded.expected(),
+        )
+
     def norm(fmt: Format, dtype: str, m: int, k: int, residual: bool = False) -> qbench.CompileCase:
         def launch() -> None:
             beside = matrix(m, k, dtype) if residual else None
@@ -102,6 +115,9 @@ def row_cases() -> list[qbench.CompileCase]:
     return [
         token("bf16", 4096, K),
         token("fp16", 16, 28672, 16),
+        rounded("bf16", 4096, K),
+        rounded("bf16", 1, 4480),
+        rounded("fp16", 4096, K, 16, static=True),
         norm(NVFP4, "bf16", 4096, K),
         norm(NVFP4, "fp16", 4096, K, residual=True),
         norm(MXFP4, "bf16", 16, K),

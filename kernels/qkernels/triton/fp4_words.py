@@ -149,7 +149,17 @@ def code_word(sizes, factor):
 
 @triton.jit
 def codes_of(sizes, factor):
-    """The same, of a factor for all or of [BLOCKS, 1].
+    """The same, of a factor for all or of [BLOCKS, 1]."""
+    codes = raised_codes(sizes, factor)
+    low, high = tl.split(tl.reshape(codes, (codes.shape[0], 4, 2)))
+    low, high = tl.split(tl.reshape(low + (high << 4), (codes.shape[0], 2, 2)))
+    low, high = tl.split(low + (high << 8))
+    return join_words(low, high, _LOW_HALVES)
+
+
+@triton.jit
+def raised_codes(sizes, factor):
+    """e2m1(sizes*factor), 0 to 7, of fp32 [BLOCKS, 8] >= 0, in the low 22 bits of int32: those above are of M.
 
     The code of y is rne(g(y)), g(y) = min(2y, y + 2, y/2 + 4, 7): its three slopes are the spacings .5, 1 and 2, and
     even codes are even numbers. Here all of it is halved, to keep factor finite: M is 1.5*2^22, whose spacing is .5,
@@ -160,11 +170,7 @@ def codes_of(sizes, factor):
     steep = tl.fma(sizes, factor, 6291456.0).to(tl.int32, bitcast=True)
     middle = tl.fma(sizes, factor * 0.5, 6291457.0).to(tl.int32, bitcast=True)
     flat = tl.fma(sizes, factor * 0.25, 6291458.0).to(tl.int32, bitcast=True)
-    codes = tl.minimum(tl.minimum(tl.minimum(steep, middle), flat), 0x4AC00007)
-    low, high = tl.split(tl.reshape(codes, (codes.shape[0], 4, 2)))
-    low, high = tl.split(tl.reshape(low + (high << 4), (codes.shape[0], 2, 2)))
-    low, high = tl.split(low + (high << 8))
-    return join_words(low, high, _LOW_HALVES)
+    return tl.minimum(tl.minimum(tl.minimum(steep, middle), flat), 0x4AC00007)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Bugs in the kernels that read fragments (few rows, unpacking), and in the decoder of FP4 rows."""
+"""Bugs in the kernels that read fragments (few rows, unpacking), and in those that give FP4 rows as values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tests.mutants.mutant import Mutant
 _s = partial(Mutant, file="qkernels/triton/fp4_stream.py")
 _u = partial(Mutant, file="qkernels/triton/fp4_unpack.py")
 _r = partial(Mutant, file="qkernels/triton/fp4_decode_rows.py")
+_v = partial(Mutant, file="qkernels/triton/nvfp4_rounded.py", check="rounded")
 _ALPHAS = """    if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
     if gs_ptr is not None:
@@ -201,5 +202,60 @@ MUTANTS = (
         "inside = (row <= m)[:, None]",
         "a row after the last is written",
         "decode-rows",
+    ),
+    # --- rows to what NVFP4 keeps of them
+    _v(
+        "rounded-signs-lost",
+        "tl.where(coded, -2147483648, 0)",
+        "tl.where(coded, 0, 0)",
+        "every value is positive",
+    ),
+    _v(
+        "rounded-pairs-swapped",
+        "join_words(low, high, _HIGH_HALVES)",
+        "join_words(high, low, _HIGH_HALVES)",
+        "odd elements come before even ones",
+    ),
+    _v(
+        "rounded-scale-not-nan",
+        'tl.where(byte == 0x7F, float("nan"), value)',
+        "value",
+        "a block with an infinity is finite",
+    ),
+    _v(
+        "rounded-scale-to-the-whole-power",
+        "half = (scale * 9.223372036854775808e18)[:, None]  # 2^63",
+        "half = (scale * 4.611686018427387904e18)[:, None]  # 2^63",
+        "values are half of what they should be",
+    ),
+    _v(
+        "rounded-zero-of-a-zero-block-signed",
+        "tl.where(coded, -2147483648, 0)",
+        "tl.where(coded, -2147483648, -2147483648)",
+        "a block without codes has zeros with x's signs",
+    ),
+    _v(
+        "rounded-root-left-out",
+        "amax = amax_of(loaded, parts, PACKED, HALF) * rest",
+        "amax = amax_of(loaded, parts, PACKED, HALF)",
+        "scales of a rotated block are too large by the root of its size",
+    ),
+    _v(
+        "rounded-first-half-twice",
+        "tl.store(at + i * 4, words, mask=inside[:, None])",
+        "tl.store(at, words, mask=inside[:, None])",
+        "the second half of a block is written over the first",
+    ),
+    _v(
+        "rounded-last-block-left-out",
+        "inside = block < k // 16",
+        "inside = block < k // 16 - 1",
+        "the last block of a row is not written",
+    ),
+    _v(
+        "rounded-scale-of-the-first-row",
+        "tl.store(global_ptr + row, encode_scale)",
+        "tl.store(global_ptr, encode_scale)",
+        "the global scales of all rows are written to the first",
     ),
 )
