@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from qbench.result import Ceilings, DataError, Device, Positive, Result, Run, read_json, write_atomic
+from qbench.result import Ceilings, DataError, Device, Positive, Result, Run, locked, read_json, write_atomic
 
 SCHEMA = 1
 KEEP_RUNS = 20  # the newest of a case; older ones age out
@@ -117,7 +116,7 @@ class Store:
             return []
         if write:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder) if write else contextlib.nullcontext():
+        with locked(self.folder) if write else contextlib.nullcontext():
             return self._update(run, session, mode, write)
 
     def _update(self, run: Run, session: str, mode: Mode, write: bool) -> list[Change]:
@@ -157,22 +156,6 @@ class Store:
                         f"{path}: cases[{case!r}] names unknown session {record.session!r}; {REMEDY}"
                     )
         return file
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One session at a time reads, merges and writes; the lock goes with the process, whatever ends it."""
-    try:
-        import fcntl
-    except ImportError:  # not on this platform: two updates at once may lose the earlier
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def merged(

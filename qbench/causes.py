@@ -23,12 +23,13 @@ def likely_causes(
     high: Tensor,
     dtype: torch.dtype,
     first_row: int,
+    rows: int,
 ) -> list[str]:
     """Lines for 2-D tensors of which some are bad; found .. high are float64, found was rounded to `dtype`.
 
-    `first_row` is the number of the first row in the whole output.
+    `first_row` is the number of the first row in the whole output, which has `rows`.
     """
-    lines = [*_place(bad, first_row), *_excess(bad, found, expected, low, high)]
+    lines = [*_place(bad, first_row, rows), *_excess(bad, found, expected, low, high)]
     if not dtype.is_floating_point or int(bad.sum()) < _ENOUGH or bool((bad & ~found.isfinite()).any()):
         return lines + _overflow(bad, found, expected)
     ulp = _ulp(found, dtype)
@@ -62,10 +63,10 @@ def _ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     return ldexp(torch.full_like(size, info.eps), torch.frexp(size).exponent - 1)
 
 
-def _place(bad: Tensor, first_row: int) -> list[str]:
+def _place(bad: Tensor, first_row: int, rows: int) -> list[str]:
     """Rows or columns that hold every wrong element, if they are few, and whether they are the last ones."""
     lines = []
-    for axis, name, first in ((1, "rows", first_row), (0, "columns", 0)):
+    for axis, name, first, all_of_them in ((1, "rows", first_row, rows), (0, "columns", 0, bad.shape[1])):
         hit, size = bad.any(axis).nonzero().flatten(), bad.shape[1 - axis]
         if len(hit) > max(4, size // 4) or len(hit) == size:
             continue
@@ -73,8 +74,8 @@ def _place(bad: Tensor, first_row: int) -> list[str]:
         span = int(hit[-1] - hit[0]) + 1
         names = f"{int(hit[0]) + first}..{int(hit[-1]) + first}" if len(hit) == span else ""
         text = f"  only in {name} {names if span > 4 and names else [int(i) + first for i in hit]}"
-        if span == len(hit) and int(hit[-1]) == size - 1 and share > 0.5:
-            text += f", the last of {size}: likely a mask or a grid that stops short"
+        if span == len(hit) and int(hit[-1]) + first == all_of_them - 1 and share > 0.5:
+            text += f", the last of {all_of_them}: likely a mask or a grid that stops short"
         lines.append(text)
     return lines
 

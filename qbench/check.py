@@ -101,7 +101,7 @@ class GemmBound:
             expected, found = reference(*part), output[start : start + step]
             judged = _judge(found, expected, self.error(expected, part, accumulator))
             if bool(judged.bad.any()):
-                problem = _describe(judged, start)
+                problem = _describe(judged, start, rows)
                 more = "" if self.explain is None else self.explain(found, judged.bad.nonzero()[:64], *part)
                 return replace(problem, details=f"{problem.details}\n{more}") if more else problem
         return None
@@ -207,7 +207,8 @@ def _check_accumulator(accumulator: str) -> None:
         raise ValueError(f"unknown accumulator {accumulator!r}; known: {', '.join(ACCUMULATORS)}")
 
 
-def _describe(judged: _Judged, first_row: int = 0) -> Mismatch:
+def _describe(judged: _Judged, first_row: int = 0, rows: int = 0) -> Mismatch:
+    """first_row: of this part of the output, which has `rows` (0: this is all of it, or its end)."""
     bad, found, expected, low, high = judged.bad, judged.found, judged.expected, judged.low, judged.high
     lines = []
     for index in bad.nonzero()[:3]:
@@ -224,5 +225,8 @@ def _describe(judged: _Judged, first_row: int = 0) -> Mismatch:
             f"output is NaN where the reference is not ({unwritten} times: never written, or computed so)"
         )
     if bad.dim() == 2:
-        lines += likely_causes(bad, found, expected, low, high, judged.dtype, first_row)
+        after = first_row + len(bad)
+        lines += likely_causes(bad, found, expected, low, high, judged.dtype, first_row, max(rows, after))
+        if len(bad) < rows:
+            summary += f", in rows {first_row} to {after - 1} of {rows}: the first part of them that is wrong"
     return Mismatch(summary, int(bad.sum()), bad.numel(), "\n".join(lines))

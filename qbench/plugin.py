@@ -271,7 +271,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write baselines and reports. An interrupted session writes no baseline: the stored ones stand."""
     state = session.config.stash[SESSION]
     asked = state.options.update or state.options.report or state.options.strict
-    if session.config.option.collectonly or not (state.timing or (asked and state.collected)):
+    compiles = session.config.getoption("qbench_compile", False)  # has a closing of its own
+    if session.config.option.collectonly or not (
+        state.timing or (asked and state.collected and not compiles)
+    ):
         return
     from qbench.closing import close
 

@@ -5,8 +5,10 @@ Parsed strictly: an unknown field, a wrong type or a number out of range is an e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -201,6 +203,22 @@ def write_run(path: Path, run: Run) -> None:
     head, mark, tail = msgspec.json.encode(msgspec.structs.replace(run, results=())).partition(b'"results":[')
     lines = b",\n".join(msgspec.json.encode(result) for result in run.results)
     write_atomic(path, head + mark + b"\n" + lines + b"\n" + tail + b"\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One session at a time reads, merges and writes in a folder; the lock goes with the process, whatever ends it."""
+    try:
+        import fcntl
+    except ImportError:  # not on this platform: two updates at once may lose the earlier
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -186,6 +186,8 @@ class Session:
         """Does this verdict fail its test? An update accepts what it records; strict asks for certainty."""
         if self.options.update in ("append", "replace"):
             return False
+        if self.options.update == "missing" and judgement.verdict is Verdict.NO_BASELINE:
+            return False
         doubtful = judgement.verdict in (Verdict.INCONCLUSIVE, Verdict.NO_BASELINE)
         return judgement.verdict is Verdict.SLOWER or (self.options.strict and doubtful)
 

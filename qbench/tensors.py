@@ -62,6 +62,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return dataclasses.replace(value, **changed) if changed else value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(function, item) for item in value))
+    if isinstance(value, deque):
+        return deque((map_tensors(function, item) for item in value), value.maxlen)
     if isinstance(value, tuple | list):
         return type(value)(map_tensors(function, item) for item in value)
     if isinstance(value, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,9 @@ except ImportError:  # not on this platform
 if TYPE_CHECKING:
     import torch
 
-_held: dict[Path, int] = {}  # this process's turns: descriptors of locked files
+Say = Callable[[str], None]
+_REMINDER_S = 30  # less than what a process waits for that looks after another (gate/side.py)
+_held: dict[Path, tuple[int, Say]] = {}  # this process's turns: descriptors of locked files
 
 
 def _silent(line: str) -> None:
@@ -31,10 +34,11 @@ def _silent(line: str) -> None:
 
 
 @contextmanager
-def turn(device: torch.device, say: Callable[[str], None] = _silent) -> Iterator[None]:
+def turn(device: torch.device, say: Say = _silent) -> Iterator[None]:
     """The device for this process alone, of those that take turns; it may be asked for again within.
 
-    say gets one line where it has to be waited for. Where the file cannot be opened, nobody waits.
+    say gets a line where it has to be waited for, and again every half a minute. Where the file cannot be opened,
+    nobody waits.
     """
     path = _file(device)
     handle = None if path is None or path in _held else _opened(path)
@@ -43,10 +47,11 @@ def turn(device: torch.device, say: Callable[[str], None] = _silent) -> Iterator
         return
     try:
         _take(handle, path, say)
-        _held[path] = handle
+        _held[path] = handle, say
         yield
     finally:
         _held.pop(path, None)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone leaves it to what was forked meanwhile
         os.close(handle)
 
 
@@ -54,16 +59,17 @@ def turn(device: torch.device, say: Callable[[str], None] = _silent) -> Iterator
 def aside(device: torch.device) -> Iterator[None]:
     """Others may have the device meanwhile: for long work of the host's, such as compiling, within a turn."""
     path = _file(device)
-    handle = None if path is None else _held.pop(path, None)
-    if path is None or handle is None:
+    held = None if path is None else _held.pop(path, None)
+    if path is None or held is None:
         yield
         return
+    handle, say = held
     fcntl.flock(handle, fcntl.LOCK_UN)
     try:
         yield
     finally:
-        _take(handle, path, _silent)
-        _held[path] = handle
+        _take(handle, path, say)
+        _held[path] = held
 
 
 def _file(device: torch.device) -> Path | None:
@@ -89,9 +95,24 @@ def _opened(path: Path) -> int | None:
     return None
 
 
-def _take(handle: int, path: Path, say: Callable[[str], None]) -> None:
+def _take(handle: int, path: Path, say: Say) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
     except BlockingIOError:
-        say(f"qbench waits: another session times on this GPU ({path})")
+        pass
+    line = f"qbench waits: another session times on this GPU ({path})"
+    taken = threading.Event()
+
+    def remind() -> None:
+        while not taken.wait(_REMINDER_S):
+            say(line)
+
+    say(line)
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
+    finally:
+        taken.set()
+        reminder.join()

@@ -2,7 +2,7 @@
 
 backend "triton" is this package's kernels (CUDA tensors), "torch" the exact references (any device, slow, float64).
 "auto" takes the kernels for CUDA tensors and the references elsewhere; formats outside TRITON_FORMATS, stochastic
-rounding, and products of other operands than NVFP4 and MXFP4 have no kernel here and take the reference on every
+rounding, and `matmul` of other operands than NVFP4 and MXFP4 have no kernel here and take the reference on every
 device. A launch never falls back: what a kernel does not take is an error that says so. Triton is imported when it is
 first used, so that this package works where Triton does not exist.
 """
@@ -114,12 +114,12 @@ def quantize(
     q = _triton_quantize(
         x.reshape(-1, x.shape[-1]),
         fmt,
-        global_scale=_by_row(global_scale, fmt),
+        global_scale=_by_row(global_scale, fmt, x),
         hadamard=hadamard,
         scale=scale,
         zero_point=zero_point,
         scale_layout=scale_layout,
-        outputs=outputs.as_rows(),
+        outputs=outputs.as_rows(fmt, scale_layout),
     )
     return q if x.ndim == 2 else _unflatten(q, tuple(x.shape))
 
@@ -289,10 +289,14 @@ def _triton_quantize(
     )
 
 
-def _by_row(global_scale: Tensor | None, fmt: Format) -> Tensor | None:
-    """A global scale for each row as [M, 1]."""
-    if global_scale is None or fmt.global_granularity != "row" or global_scale.ndim < 2:
+def _by_row(global_scale: Tensor | None, fmt: Format, x: Tensor) -> Tensor | None:
+    """A global scale for each row of x [..., K], [..., 1], as [M, 1]; ValueError for another shape."""
+    if not isinstance(global_scale, Tensor) or fmt.global_granularity != "row":
         return global_scale
+    wanted = (*x.shape[:-1], 1)
+    if tuple(global_scale.shape) != wanted:
+        raise ValueError(f"global_scale is {list(global_scale.shape)}; {fmt.name} has one for each row of x "
+                         f"{list(x.shape)}: give {list(wanted)}")  # fmt: skip
     return global_scale.reshape(-1, 1)
 
 

@@ -114,7 +114,8 @@ def prepared_matmul(
 
     x: bf16 or, with NVFP4, fp16 for fragments; a QTensor of w's block and scale type; FoldedRows with folded
     weights. A rotation of w is not undone. Folded products are rounded to bf16 first; their sums have no more.
-    ValueError or TypeError for operands that do not go together.
+    ValueError or TypeError for operands that do not go together, Unsupported for a QTensor whose scales span more in a
+    row than folded operands hold.
     """
     y: Tensor = _matmul(x, w, bias, out_dtype)
     return y
@@ -148,6 +149,8 @@ def fold(x: QTensor) -> FoldedRows:
     """
     if not decodes_as(x.format, MXFP4, MXFP4_ABS_MAX):
         raise ValueError(f"x is {x.format.name}; MXFP4 is folded, and formats of its bytes")
+    if x.scale_layout != "linear":
+        raise ValueError(f"the scales of x are {x.scale_layout}; linear ones are folded, use x.linear()")
     elements, factor = quantized_ops.mxfp4_fold_codes(x.data, x.scale)
     return FoldedRows(elements, factor, x.format.gain, x.hadamard)
 
@@ -199,6 +202,10 @@ def _checked_bias(bias: Tensor | None, w: Prepared) -> Tensor | None:
         return None
     if tuple(bias.shape) != (w.n,) or not bias.is_floating_point() or bias.dtype == torch.float64:
         raise ValueError(f"bias is {bias.dtype} {list(bias.shape)}; it must be bf16, fp16 or fp32 [{w.n}]")
+    if bias.device != _device(w):
+        raise ValueError(
+            f"bias is on {bias.device} and the weights on {_device(w)}; move one of them with .to()"
+        )
     return bias.contiguous()
 
 

@@ -116,6 +116,10 @@ class PreparedLinear(nn.Module):
             raise ValueError(
                 f"x is rotated by {x.hadamard} and w by {self.hadamard}: rotate both alike, or none in a chain"
             )
+        if x.scale_layout != "linear":
+            raise ValueError(
+                f"the scales of x are {x.scale_layout}; this layer reads linear ones, use x.linear()"
+            )
         data, scale = x.data.reshape(-1, x.data.shape[-1]), x.scale.reshape(-1, x.scale.shape[-1])
         if self.folded:
             elements, factor = quantized_ops.mxfp4_fold_codes(data, scale)

@@ -50,6 +50,8 @@ def _(x, data, scale, base, global_scale, x_global_scale, bias, unit, factor, fo
 
 
 def _check_depth(x: Tensor, units: Tensor, columns: int) -> None:
+    if x.device != units.device:
+        raise ValueError(f"x is on {x.device} and the weights on {units.device}; move one of them with .to()")
     if x.ndim != 2 or -(-x.shape[1] // columns) != units.shape[1]:
         held = f"{units.shape[1]} units of {columns}"
         raise ValueError(f"x {list(x.shape)} must be [M, K] with the K of the weights, {held}")

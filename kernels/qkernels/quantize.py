@@ -37,6 +37,7 @@ CHUNK_ELEMENTS = 1 << 25  # float64 temporaries of 256 MiB each; [57344, 8192] w
 Rounding = Literal["nearest", "stochastic"]
 
 
+@torch.no_grad()  # x may be a parameter; gradients through rounding mean nothing
 def quantize(
     x: Tensor,
     fmt: Format,
@@ -78,6 +79,7 @@ def quantize(
     return _quantize_in_blocks(x, fmt, gs, hadamard, draws)
 
 
+@torch.no_grad()
 def quantize_values(y: Tensor, fmt: Format, *, global_scale: Tensor | float | None = None) -> QTensor:
     """The same of float64 values [..., K], as of a result that no dtype has rounded yet; block formats, not rotated."""
     check_input(y.to(torch.float32), fmt, None)

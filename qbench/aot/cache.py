@@ -116,8 +116,7 @@ def metrics_from_json(read: Mapping[str, Any]) -> Metrics:
 def analysis() -> str:
     """Version of the analysis: a hash of its own source."""
     here = Path(__file__).parent
-    names = ("sass.py", "ttir.py", "build.py", "worker.py", "launch.py", "metrics.py", "cache.py")
-    return _hash([(here / name).read_text() for name in names])
+    return _hash([path.read_text() for path in sorted(here.glob("*.py"))])
 
 
 def _plain(value: Any) -> Any:

@@ -143,6 +143,8 @@ class CompileSession:
         judged = result.judged
         if self.update in ("append", "replace") and judged.as_declared:
             return False
+        if self.update == "missing" and judged.verdict is Outcome.NO_BASELINE:
+            return False
         return judged.verdict.fails or (self.strict and judged.verdict is Outcome.NO_BASELINE)
 
     def write(self) -> dict[str, list[Change]]:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from qbench.aot.metrics import Metrics
-from qbench.result import DataError, read_json, write_atomic
+from qbench.result import DataError, locked, read_json, write_atomic
 
 SCHEMA = 1
 REMEDY = (
@@ -94,6 +94,13 @@ class CompileStore:
 
         "append" and "replace" are the same: a compilation repeats itself, so one entry is all there is to keep.
         """
+        if mode == "dry" or not found:
+            return self._update(found, mode)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.parent):
+            return self._update(found, mode)
+
+    def _update(self, found: Mapping[str, Metrics], mode: Mode) -> list[Change]:
         self._entries = None  # another session may have written since it was read
         kept = dict(self.entries)
         changes = []

@@ -3,7 +3,7 @@
 One JSON value a line. Requests on stdin, answers on the descriptor named by QBENCH_GATE_FD; stdout and stderr
 belong to whatever pytest and the kernels print. A request is the list of case ids to measure, in order, with the
 extra work to inject by case (self-test; see `inject`). Answers: `Facts` once it is ready to measure, `Ready` (on a
-request of no cases), `Outcome` after each case, then `End`.
+request of no cases), `Outcome` after each case, then `End`; `Waiting` while another process has the GPU's turn.
 """
 
 from __future__ import annotations
@@ -56,10 +56,16 @@ class Facts(Struct, frozen=True, tag="facts"):
     versions: dict[str, str]
 
 
+class Waiting(Struct, frozen=True, tag="waiting"):
+    """The GPU is another session's just now (qbench.turns): said again and again, within a case's time limit."""
+
+    words: str
+
+
 class End(Struct, frozen=True, tag="end"):
     """The forked process is over; `code` is its exit status, negative for a signal."""
 
     code: int
 
 
-Answer = Ready | Outcome | Facts | End
+Answer = Ready | Outcome | Facts | Waiting | End

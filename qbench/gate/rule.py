@@ -8,13 +8,13 @@ each case's run-to-run standard deviation instead.
 For each case Wald's sequential probability ratio test weighs "slower by at most h0" against "slower by delta":
     llr = sum over pairs of clip( (delta - h0) / (2 s^2) * (d - (h0 + delta)/2), low, high )
 where s^2 is the variance of one run, moderated (Smyth 2004) over the suite, the case's stored runs and the pairs
-themselves. A case is SLOWER at llr >= log((1 - beta) / (alpha / cases)) (Bonferroni: alpha is the chance of any false
-alarm in a suite), not slower at llr <= log(beta). Run times have rare large deviations and some have two modes, for
-which the normal likelihood is wrong; so a pair's word is bounded (clip), bounded tighter where the case is noisy, the
-median must lie beyond half of delta, and there is a least number of pairs, more where few runs are stored: by chance a
-few pairs lie close together, and would prove anything (normal noise of 1%, nothing stored, five pairs enough: one
-suite of 14 with a false alarm; with least_df none of 4000). The clip is asymmetric: one clear pair may
-acquit, none may convict.
+themselves. A case is SLOWER at llr >= log((1 - beta) / (alpha / 2 / cases)) (Bonferroni: alpha is the chance of any
+false alarm in a suite, half of it for the ranks of all pairs at the end), not slower at llr <= log(beta). Run times
+have rare large deviations and some have two modes, for which the normal likelihood is wrong; so a pair's word is
+bounded (clip), bounded tighter where the case is noisy, the median must lie beyond half of delta, and there is a least
+number of pairs, more where few runs are stored: by chance a few pairs lie close together, and would prove anything
+(normal noise of 1%, nothing stored, five pairs enough: one suite of 14 with a false alarm; with least_df none of 4000).
+The clip is asymmetric: one clear pair may acquit, none may convict.
 
 delta follows the noise: max(least effect, h0 + reach * s). What a case can detect is stated by `detectable`.
 """

@@ -17,7 +17,7 @@ from typing import IO
 
 import msgspec
 
-from qbench.gate.protocol import TAINTED, Answer, End, Facts, Outcome, Place, Ready, Request
+from qbench.gate.protocol import TAINTED, Answer, End, Facts, Outcome, Place, Ready, Request, Waiting
 
 _DECODER = msgspec.json.Decoder(Answer)
 
@@ -133,6 +133,8 @@ class Side:
                 self.facts, self._began = answer, True
             elif isinstance(answer, Ready):
                 self.places, self.problem = answer.cases, self._said(answer)
+            elif isinstance(answer, Waiting):
+                print(answer.words, file=sys.stderr, flush=True)
             elif isinstance(answer, End):
                 self._tainted = answer.code == TAINTED
                 return overdue or _how_it_ended(answer.code, self.last_words(3))

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from qbench.case import Case, Thunk, Unsupported, provider_info
-from qbench.gate.protocol import TAINTED, Answer, End, Facts, Outcome, Place, Ready, Request
+from qbench.gate.protocol import TAINTED, Answer, End, Facts, Outcome, Place, Ready, Request, Waiting
 
 if TYPE_CHECKING:
     from qbench.measure import Bench, Trial
@@ -129,6 +129,7 @@ def _serve(request: Request, pytest_args: Sequence[str], answers: IO[bytes]) -> 
         _say(answers, Ready(places, problem, strangers(request.avoid)))
         return 0
     bench = Bench.open(TimingPolicy())
+    bench.say = lambda words: _say(answers, Waiting(words))
     _say(answers, Facts(os.getpid(), describe(), versions()))
     return _measure(bench, request, {each.case.id: each.case for each in found or ()}, answers)
 

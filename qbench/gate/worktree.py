@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qbench.gate.side import CannotMeasure
+from qbench.result import locked
 
 HOME = "qbench-gate"
 _LOCAL = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")  # set where a git hook starts the gate
@@ -91,7 +92,7 @@ def worktree(root: Path, commit: str) -> Iterator[Path]:
     home = Path(git(root, "rev-parse", "--path-format=absolute", "--git-common-dir")) / HOME
     home.mkdir(exist_ok=True)
     place = home / uuid.uuid4().hex[:12]
-    with _locked(home):  # against another gate that is about to remove what has no holder
+    with locked(home):  # against another gate that is about to remove what has no holder
         _remove_abandoned(root, home)
         mine = os.open(_lock_of(place), os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(mine, fcntl.LOCK_EX)
@@ -107,19 +108,12 @@ def _lock_of(place: Path) -> Path:
     return place.with_name(f"{place.name}.lock")
 
 
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    handle = os.open(home, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _remove_abandoned(root: Path, home: Path) -> None:
     for path in home.glob("*.lock"):
-        handle = os.open(path, os.O_RDWR)
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except FileNotFoundError:  # its gate has just ended
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -153,13 +153,18 @@ class Decoder:
         """
         if self.mode == "eager":
             return self._bound(self.step)
-        start = time.perf_counter()
         run = self._bound(compiled(self.step, self.mode))
         try:
-            with aside(self.device):  # compiling takes the host a minute
-                self._warm_up(run)
+            self._begin()
+            self.synchronize()
+            start = time.perf_counter()
+            with aside(self.device), self.compilations.counting():  # compiling takes the host a minute
+                run()
                 self.synchronize()
                 self.compile_s = time.perf_counter() - start
+            self._begin()
+            with self.compilations.counting():
+                run()  # would it be compiled again?
         except torch._dynamo.exc.Unsupported as error:
             raise NotOneGraph(
                 f"the decoding step cannot be compiled into one graph: {str(error).strip()[:1500]}"
@@ -178,12 +183,6 @@ class Decoder:
             step(self.history, self.position, self.logits)
 
         return run
-
-    def _warm_up(self, run: Callable[[], None]) -> None:
-        for _ in range(2):
-            self._begin()
-            with self.compilations.counting():
-                run()
 
     def _begin(self) -> None:
         self.reset()

@@ -45,10 +45,16 @@ def captured(run: Callable[[], None], device: torch.device) -> Callable[[], None
             run()  # workspaces that libraries keep for each stream are allocated outside of the graph
         current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
         try:
-            with torch.cuda.graph(graph, stream=stream):
+            with torch.cuda.stream(current), torch.cuda.graph(graph, stream=stream):
                 run()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            generator.graphsafe_set_state(state)  # a broken capture leaves torch's generator refusing to work
+            torch.cuda.synchronize()
             raise NotOneGraph(f"it cannot be captured: {str(error).strip()[:500]}") from error
     return graph.replay
 

@@ -3,7 +3,7 @@
 from qbench.report.junit import junit_properties
 from qbench.report.markdown import append_step_summary, markdown_report
 from qbench.report.sheets import Line, Point, Sheet, make_sheets
-from qbench.report.table import terminal_report, terminal_summary
+from qbench.report.table import terminal_report
 from qbench.report.write import Written, results_csv, write_report
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "markdown_report",
     "results_csv",
     "terminal_report",
-    "terminal_summary",
     "write_report",
 ]

@@ -34,11 +34,6 @@ def terminal_report(run: Run, *, color: bool = False, long: int = LONG) -> str:
     return "\n".join(parts)
 
 
-def terminal_summary(run: Run, *, color: bool = False) -> str:
-    """The summary alone."""
-    return render_summary(summarize(run), color=color)
-
-
 def render_summary(summary: Summary, *, color: bool = False) -> str:
     """Facts in two columns, then each list under its heading."""
     width = max((len(name) for name, _ in summary.facts), default=0)

@@ -172,6 +172,14 @@ def test_unequal_token_counts_are_refused_in_words_that_name_both() -> None:
     assert "--allow-unequal-tokens" in said
 
 
+def test_a_step_that_ran_in_another_way_is_no_other_number_of_tokens() -> None:
+    eager = decode(FP8, axes={"mode": "eager"})
+    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), eager)),)))
+    assert not any("TOKEN" in warning for warning in found.warnings)
+    (row,) = [row for group in found.groups for row in group.rows if row.entry.recipe == FP8.name]
+    assert row.speedup is None and row.why == "no bf16"
+
+
 def test_without_the_check_unequal_counts_would_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "check_tokens", lambda entries, *, allow: [])
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):

@@ -142,14 +142,19 @@ def test_a_step_is_one_graph_with_the_tokens_of_the_eager_one_and_a_second_compi
 
 def test_a_step_is_compiled_while_others_may_time(llama, monkeypatch, tmp_path):
     monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
-    held, warm_up = [], Decoder._warm_up
-    monkeypatch.setattr(
-        Decoder, "_warm_up", lambda self, run: (held.append(dict(turns._held)), warm_up(self, run))
-    )
+    held, compiled = [], decode.compiled
+
+    def compiling(step, mode):
+        run = compiled(step, mode)
+        return lambda *tensors: (held.append(bool(turns._held)), run(*tensors))
+
+    monkeypatch.setattr(decode, "compiled", compiling)
     decoder = Decoder(llama, batch=1, prompt=2, new=2, mode="traced")
     with turns.turn(decoder.device):
         decoder.decode()
-        assert held == [{}] and turns._held
+        assert held == [False, True, True, True], (
+            "compiled aside; once more, and twice to decode, within the turn"
+        )
 
 
 class Breaking(nn.Linear):

@@ -108,6 +108,26 @@ def test_inputs_that_differ_or_were_written_to_get_products_of_their_own(hopper,
         torch.testing.assert_close(block(x * 1), plain(x * 1), rtol=0.01, atol=0.01)
 
 
+@pytest.mark.parametrize("again", ["q_proj", "k_proj"])
+def test_where_writes_are_not_counted_a_layer_that_sees_an_input_again_computes_it_again(hopper, again):
+    block, plain = Block(), Block()
+    swap(block, NVFP4)
+    swap(plain, NVFP4, emulate=True)
+
+    def twice(model, x):
+        model.k_proj(x)
+        x.mul_(2)
+        return getattr(model, again)(x)  # of k's own columns again, or of those before
+
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            twice(block, normal(3, 64)), twice(plain, normal(3, 64)), rtol=0.01, atol=0.01
+        )
+    compiled = torch.compile(twice, backend="eager", fullgraph=True)
+    found = compiled(block, normal(3, 64))
+    torch.testing.assert_close(found, twice(plain, normal(3, 64)), rtol=0.01, atol=0.01)
+
+
 def test_quantized_together_they_have_one_global_scale_and_it_is_that_of_the_largest():
     block = Block()
     block.k_proj.weight *= 8

@@ -96,6 +96,14 @@ def test_against_a_stored_run_a_loss_is_an_exit_code_and_other_problems_are_refu
     assert "was asked other problems" in capsys.readouterr().err
 
 
+def test_a_stored_recipe_that_can_no_longer_run_is_lost(folder, tmp_path, monkeypatch, capsys):
+    refusal = models.Support(False, "import", "made of paper")
+    monkeypatch.setattr(asking, "support", lambda recipe, device: refusal)
+    arguments = ["--device", "cpu", "--count", "12", "--recipes", "bf16", "-o", str(tmp_path)]
+    assert main(["accuracy", *arguments, "--against", str(folder)]) == 1
+    assert "bf16: stored in" in capsys.readouterr().out
+
+
 def test_a_recipe_that_loses_problems_is_worse(folder, tmp_path, monkeypatch, capsys):
     def hopeless(*args, **options):
         return msgspec.structs.replace(measure(*args, **options), correct=(False,) * 12)
@@ -113,6 +121,7 @@ def test_a_recipe_that_loses_problems_is_worse(folder, tmp_path, monkeypatch, ca
         (["--recipes", "nvfp4_w4a16"], "unknown recipe 'nvfp4_w4a16' (did you mean 'nvfp4-w4a16'?)"),
         (["--model", "somewhere"], "give --problems FILE.jsonl"),
         (["--text", "words.txt"], "--model tiny has problems of its own"),
+        (["--new", "5"], "--model tiny has problems of its own"),
         (
             ["--model", "nowhere", "--problems", "{asked}"],
             "no model at nowhere: give a local folder with config.json",

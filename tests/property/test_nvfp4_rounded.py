@@ -45,7 +45,8 @@ def check(x: Tensor, hadamard: int | None = None, gs: float = 37.0) -> None:
         under, kept = nvfp4_rounded(x, global_scale=given, by_row=False, hadamard=hadamard)
         none, nothing = nvfp4_rounded(x, by_row=False, hadamard=hadamard)
     q = nvfp4_token(x, hadamard=hadamard)
-    assert tops is not None and torch.equal(tops, q.global_scale) and kept is given and nothing is None
+    assert tops is not None and torch.equal(tops, q.global_scale)
+    assert kept is not None and torch.equal(kept, given) and nothing is None
     for found, wanted in (
         (own, q),
         (under, nvfp4_quantize(x, global_scale=given, hadamard=hadamard)),
@@ -109,6 +110,9 @@ def test_no_rows_and_what_is_not_taken() -> None:
         nvfp4_rounded(torch.empty(1, 32784, dtype=torch.bfloat16, device=DEVICE))
     with pytest.raises(ValueError, match="leave one of them out"):
         nvfp4_rounded(normal(1, 16, torch.float32), global_scale=torch.ones(1, device=DEVICE))
+    for scale in (torch.ones(2, 1), torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.int64)):
+        with pytest.raises(TypeError, match="global_scale must be one float32 value"):
+            nvfp4_rounded(normal(2, 16, torch.float32), global_scale=scale.to(DEVICE), by_row=False)
     with pytest.raises(ValueError, match="K = 24 is not a multiple of the block 16"):
         nvfp4_rounded(normal(1, 24, torch.float32))
 

@@ -70,6 +70,11 @@ def test_a_missing_baseline_fails_only_when_strict(tmp_path: Path) -> None:
         assert state.fails(state.run(one(case()))[0]) is strict
 
 
+def test_what_is_recorded_because_it_was_missing_does_not_fail(tmp_path: Path) -> None:
+    state = session(tmp_path, [built("kernel", BASE)], strict=True, update="missing")
+    assert not state.fails(state.run(one(case()))[0])
+
+
 def test_an_update_accepts_a_difference_and_never_what_is_not_as_declared(tmp_path: Path) -> None:
     store(tmp_path).update({"toy/kernel": BASE}, "append")
     slower = replace(BASE, instructions=6000)

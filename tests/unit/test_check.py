@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench import GemmBound, exact, gemm_error, within
+from qbench import GemmBound, check, exact, gemm_error, within
 
 OUT = torch.bfloat16
 BOUND = GemmBound(
@@ -61,6 +61,21 @@ def test_names_the_rows_never_written_and_counts_them_across_chunks():
     out[-1] = float("nan")
     mismatch = BOUND(out, (a, b), product)
     assert mismatch.count == 7 and "NaN" in mismatch.summary and "only in rows [4]" in mismatch.details
+
+
+def test_a_part_of_a_large_output_is_not_told_as_all_of_it(monkeypatch):
+    monkeypatch.setattr(check, "_elements_at_once", lambda output: 128 * 7)
+    a, b = operands(m=512, k=64)
+    for wrong, words in (
+        ([127, 300], "only in rows [127]\n"),
+        ([511], "rows [511], the last of 512: likely a mask"),
+    ):
+        out = (a.float() @ b.float().T).bfloat16()
+        out[wrong] = 0.0
+        mismatch = BOUND(out, (a, b), product)
+        start = wrong[0] // 128 * 128
+        assert f"in rows {start} to {start + 127} of 512: the first part" in mismatch.summary
+        assert words in f"{mismatch.details}\n" and (mismatch.count, mismatch.total) == (7, 128 * 7)
 
 
 def test_refuses_another_shape_with_both_shapes_named():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from qbench.gate.protocol import Facts, Outcome, Ready
+from qbench.device import describe
+from qbench.gate import side as side_module
+from qbench.gate.protocol import End, Facts, Outcome, Ready, Request, Waiting
 from qbench.gate.side import CannotMeasure, Side
 from qbench.gate.worker import strangers
 from tests import gates
@@ -69,6 +73,26 @@ def test_a_case_that_kills_its_process_or_never_ends_is_an_error_of_its_own(side
     assert found[case("exits")].reason == "its process ended with code 5"
     assert found[case("hangs")].reason == "did not end within 4 s"
     assert side.facts is not None and not alive(side.facts.process)
+
+
+def test_waiting_for_another_sessions_turn_is_no_time_of_the_case(monkeypatch, capfd, tmp_path: Path) -> None:
+    """Of answers that come 40 s apart, under a limit of 60 s a case: two that say why, then the outcome."""
+    now = [0.0]
+    made = Side("candidate", tmp_path, [])
+    facts = Facts(1, describe(), {})
+    answers = [facts, Waiting("the GPU is taken"), Waiting("the GPU is taken"), Outcome("x", "ok"), End(0)]
+
+    def following(deadline: float):
+        now[0] += 40.0
+        assert now[0] < deadline, "the limit had passed"
+        return answers.pop(0)
+
+    monkeypatch.setattr(side_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(made, "_next", following)
+    monkeypatch.setattr(made, "_process", SimpleNamespace(stdin=io.BytesIO()))
+    found: dict[str, Outcome] = {}
+    made._request(Request(("x",)), found, 60.0)
+    assert found["x"].status == "ok" and capfd.readouterr().err.count("the GPU is taken") == 2
 
 
 def test_a_worker_that_was_killed_is_started_again(side: Side) -> None:

@@ -87,6 +87,22 @@ def test_no_hook_of_the_repository_runs(repository: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_gate_that_ends_meanwhile_is_none_that_was_abandoned(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.glob
+    gone = [repository / "another gate's.lock"]
+    monkeypatch.setattr(
+        Path,
+        "glob",
+        lambda self, pattern: (
+            [*gone, *listed(self, pattern)] if pattern == "*.lock" else listed(self, pattern)
+        ),
+    )
+    with worktree(repository, "HEAD") as place:
+        assert place.is_dir()
+
+
 def test_the_merge_base_is_where_the_branch_left(repository: Path) -> None:
     first = gates.git(repository, "rev-parse", "HEAD")
     gates.git(repository, "checkout", "--quiet", "-b", "change")

@@ -57,7 +57,16 @@ def test_a_row_whose_scales_span_more_than_e4m3_is_refused_with_its_number() -> 
     q = random_mxfp4(4, 64, 120, 120)
     q.data[2] = 0x11
     q.scale[2, 0] = 108
-    with pytest.raises(Unsupported, match=r"scales of row 2 span 2\^12"):
+    with pytest.raises(Unsupported, match=r"scales of row 2 span 2\^12, more than the 2\^11"):
+        fold_weights(q)
+    for within in (12, 14):  # activations may: their elements reach down to 2^-9
+        q.scale[2, 0] = 120 - within
+        assert torch.equal(
+            fold_rows(q).elements.double() * fold_rows(q).factor.double()[:, None],
+            q.exact_values(torch.float64),
+        )
+    q.scale[2, 0] = 105
+    with pytest.raises(Unsupported, match=r"scales of row 2 span 2\^15, more than the 2\^14"):
         fold_rows(q)
     q.data[2, :16] = 0x80  # the block is +0 and -0: its scale does not matter
     assert torch.equal(

@@ -170,6 +170,11 @@ def test_a_case_with_a_baseline_that_no_longer_runs_is_said_and_fails_under_stri
     assert pytester.runpytest_inprocess("--benchmark-only", "--qbench-strict").ret == 1
 
 
+def test_what_is_recorded_because_it_was_missing_does_not_fail_under_strict(suite, pytester):
+    result = suite("good", "--benchmark-only", "--qbench-strict", "--qbench-update=missing")
+    assert result.ret == 0 and "changed" in result.stdout.str()
+
+
 def test_a_run_of_wrong_results_alone_still_reports(suite, pytester):
     result = suite("wrong", "--benchmark-only", "--qbench-update", "--qbench-report=out")
     assert "a wrong result: nothing was stored" in result.stdout.str()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from qbench.report import (
-    results_csv,
-    terminal_report,
-    terminal_summary,
-)
+from qbench.report import results_csv, terminal_report
 from qbench.report.cells import number
+from qbench.report.summary import summarize
+from qbench.report.table import render_summary
 from qbench.result import Ceilings, Verdict
 from tests.reports import SLOWER, hadamard, lines_with, result, run_of, times, verdict, with_
+
+
+def summary_of(run) -> str:
+    return render_summary(summarize(run))
 
 
 def test_a_row_holds_time_rates_share_and_speedup() -> None:
@@ -93,7 +95,7 @@ def test_wrong_and_failed_results_stand_in_their_row_and_in_the_summary() -> Non
 
 def test_summary_names_regressions_with_interval_effect_and_runs() -> None:
     slow = hadamard("triton", 150.0, 16, 16, judgement=SLOWER)
-    text = terminal_summary(run_of(slow))
+    text = summary_of(run_of(slow))
     assert "SLOWER than the baseline" in text
     assert (
         f"{slow.case}: 1.213× [1.198–1.229] the baseline's 123.5 µs, 5 baseline runs, minimum detectable effect 3.1%"
@@ -106,7 +108,7 @@ def test_summary_counts_verdicts_and_says_what_was_compared_with_nothing() -> No
     results = [
         hadamard("p", 9.0, m, 16, judgement=verdict(kind, "why so")) for m, kind in enumerate(kinds, 1)
     ]
-    text = terminal_summary(run_of(*results, hadamard("p", 9.0, 99, 16)))
+    text = summary_of(run_of(*results, hadamard("p", 9.0, 99, 16)))
     assert "3 same, 1 faster, 1 unclear, 2 no baseline, 1 not judged" in text
     assert "2 of 8 timed cases were compared with nothing; record them with --qbench-update" in text
     assert f"{results[4].case}: why so" in text
@@ -116,17 +118,17 @@ def test_summary_counts_verdicts_and_says_what_was_compared_with_nothing() -> No
 def test_summary_gives_device_versions_clocks_and_throttled_cases() -> None:
     cool = hadamard("p", 9.0, 1, 16)
     hot = hadamard("p", 9.0, 2, 16, times=times(9.0, clock_after_mhz=990, throttle=("sw_power_cap",)))
-    text = terminal_summary(run_of(cool, hot))
+    text = summary_of(run_of(cool, hot))
     assert "NVIDIA H200, sm_90, 132 SMs, 140 GiB (nvidia-h200_sm90_132sm_140gib)" in text
     assert "torch 2.13.0" in text
     assert "copy 4000 GB/s, bfloat16 matmul 700 TFLOP/s" in text
     assert f"SM 990–1980 MHz; THROTTLED in 1 case (sw_power_cap): {hot.case}" in text
-    assert "never throttled" in terminal_summary(run_of(cool))
+    assert "never throttled" in summary_of(run_of(cool))
 
 
 def test_warm_operands_are_said_on_a_gpu() -> None:
     warm = hadamard("p", 9.0, 1, 16, times=times(9.0, cold=False))
-    assert "1 with operands left in the L2 cache" in terminal_summary(run_of(warm))
+    assert "1 with operands left in the L2 cache" in summary_of(run_of(warm))
 
 
 def test_a_long_run_prints_a_matrix_per_sheet_and_the_regressions() -> None:

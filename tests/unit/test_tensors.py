@@ -37,6 +37,13 @@ def test_clone_has_fresh_memory_and_equal_bits():
     assert nbytes(value) == nbytes(copied) == 16 + 24
 
 
+def test_a_copied_deque_is_as_long_and_holds_other_tensors():
+    value = deque([torch.ones(2), torch.zeros(2)], maxlen=2)
+    copied = clone(value)
+    assert isinstance(copied, deque) and copied.maxlen == 2 and same_bits(list(value), list(copied))
+    assert not storages(value) & storages(copied)
+
+
 def test_poison_reaches_every_element_but_spares_single_numbers():
     value = Pair(torch.zeros(3, 4).bfloat16(), "x", torch.ones(()))
     poison(value)

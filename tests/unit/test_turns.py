@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -101,6 +102,33 @@ def test_another_process_is_waited_for_however_it_ends_and_one_line_says_so(end,
     with turns.turn(GPU, say):
         assert said == [f"qbench waits: another session times on this GPU ({path})"]
         assert not free(path)
+
+
+def test_what_was_forked_within_a_turn_does_not_keep_it(path):
+    with turns.turn(GPU):
+        child = os.fork()
+        if child == 0:
+            time.sleep(20)
+            os._exit(0)
+    try:
+        assert free(path)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_who_waits_long_says_so_again(path, elsewhere, monkeypatch):
+    monkeypatch.setattr(turns, "_REMINDER_S", 0.05)
+    process, said = elsewhere(), []
+
+    def say(line):
+        said.append(line)
+        if len(said) == 3:
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+
+    with turns.turn(GPU, say):
+        assert len(said) >= 3 and len(set(said)) == 1
 
 
 def test_nothing_is_said_or_waited_for_on_a_cpu_or_where_the_file_cannot_be_opened(tmp_path, monkeypatch):

@@ -46,12 +46,16 @@ def _accuracy(args: argparse.Namespace) -> int:
         found.append(each)
     if found:
         print(markdown(found[0], found[1:]))
-    return _against(args.against, found, args.margin) if args.against else 0
+    return _against(args.against, args.recipes, found, args.margin) if args.against else 0
 
 
-def _against(folder: Path, found: Sequence[Accuracy], margin: float) -> int:
-    """Each recipe against its own file there, per problem; the exit code."""
+def _against(folder: Path, asked: Sequence[str], found: Sequence[Accuracy], margin: float) -> int:
+    """Each recipe against its own file there, per problem; the exit code. One that ran then and cannot now is lost."""
     code = 0
+    for name in asked:
+        if _file(folder, name).exists() and all(each.recipe != name for each in found):
+            print(f"{name}: stored in {folder}, and cannot run here")
+            code = _WORSE
     for each in found:
         path = _file(folder, each.recipe)
         if not path.exists():
@@ -90,16 +94,15 @@ def _layers(args: argparse.Namespace) -> int:
 
 def _subject(args: argparse.Namespace) -> Subject:
     if args.model == TINY:
-        if args.problems or args.shots or args.text:
-            raise ValueError(
-                f"--model {TINY} has problems of its own; --problems, --shots and --text are for a folder"
-            )
+        if args.problems or args.shots or args.text or args.new:
+            raise ValueError(f"--model {TINY} has problems of its own; --problems, --shots, --text and --new are for "
+                             "a folder")  # fmt: skip
         return tiny(args.device, dtype=args.dtype, count=args.count, batch=args.batch)
     if args.problems is None:
         raise ValueError(f"--model {args.model}: give --problems FILE.jsonl, in GSM8K's form")
     return local(
         Path(args.model), args.device, problems=args.problems, shots=args.shots, text=args.text, dtype=args.dtype,
-        count=args.count, batch=args.batch, new=args.new,
+        count=args.count, batch=args.batch, new=args.new or 256,
     )  # fmt: skip
 
 
@@ -122,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--text", type=Path, metavar="FILE", help="KL on this text; default: on the problems' answers")
         add("--count", type=_positive, metavar="N", help="only the first N problems")
         add("--batch", type=_positive, default=64, metavar="N", help="problems decoded together (default: 64)")
-        add("--new", type=_positive, default=256, metavar="N", help="tokens of an answer at most (default: 256)")
+        add("--new", type=_positive, metavar="N", help="tokens of an answer at most (default: 256)")
         add("--device", default=gpu, help="default: the GPU, if any")
         add("--dtype", choices=("bfloat16", "float16", "float32"), help="default: as stored; tiny on a CPU: float32")
     add = accuracy.add_argument
@@ -133,11 +136,18 @@ def _parser() -> argparse.ArgumentParser:
     accuracy.set_defaults(run=_accuracy)
     add = layers.add_argument
     add("--recipe", required=True, metavar="NAME", help=f"of {', '.join(RECIPES)}")
-    add("--share", type=float, default=0.5, metavar="0.5", help="of the sum, for the skip list")
+    add("--share", type=_share, default=0.5, metavar="0.5", help="of the sum, for the skip list")
     add("-o", dest="output", type=Path, metavar="DIR", help="folder for the table and a plot")
     layers.set_defaults(run=_layers)
     # fmt: on
     return parser
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
+    return number
 
 
 def _positive(text: str) -> int:

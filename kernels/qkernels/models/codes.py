@@ -194,12 +194,14 @@ def _(x, weight, *rest):  # type: ignore[no-untyped-def]
 
 
 def _decoded_product(a: Tensor | QTensor, w: QTensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Operands decoded to 16 bits, which hold code * block scale exactly; sums, scales and bias in fp32."""
-    plain = isinstance(a, Tensor)
-    sixteen = dtype if plain and not (dtype == torch.float16 and w.format.scale == "e8m0") else torch.bfloat16
-    left, left_factor = (a.to(sixteen), None) if isinstance(a, Tensor) else _decoded(a, sixteen)
-    right, right_factor = _decoded(w, sixteen)
-    if left.is_cuda and sixteen != torch.float32:
+    """Operands decoded to 16 bits, which hold code * block scale exactly; sums, scales and bias in fp32. E8M0 scales
+    leave fp16's range: beside fp16 activations, 32 bits."""
+    held = dtype if isinstance(a, Tensor) else torch.bfloat16
+    if held == torch.float16 and w.format.scale == "e8m0":
+        held = torch.float32
+    left, left_factor = (a.to(held), None) if isinstance(a, Tensor) else _decoded(a, held)
+    right, right_factor = _decoded(w, held)
+    if left.is_cuda and held != torch.float32:
         y = torch.mm(left, right.T, out_dtype=torch.float32)
     else:
         y = left.to(torch.float32) @ right.to(torch.float32).T

@@ -7,7 +7,9 @@ Layers that were quantized one by one, as transformers loads them, have one each
 
 The layers stay where they are and are called one by one (`Part`): the first that sees an input computes the product of
 all, the others take their columns of it, the last lets it go. A layer that is called with another input than the one
-before it gets its own product; so nothing but time depends on the guess that a model calls them with one.
+before it gets its own product; so nothing but time depends on the guess that a model calls them with one. A tensor that
+was written to is another input; where torch does not count that (inference_mode, torch.compile), one that a layer sees
+again, or that a layer before it has not seen, is: only what writes between two of the layers is not noticed there.
 """
 
 from __future__ import annotations
@@ -118,15 +120,18 @@ class _Held:
     asked: int
     left: int = 0
     version: int = 0
+    last: int = 0  # the first column of the layer that took its part last
     x: Tensor | None = None
     y: Tensor | None = None
 
-    def product(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def product(self, layer: nn.Module, x: Tensor, start: int) -> Tensor:
+        """For the layer whose columns begin at `start`."""
         uncounted = torch.compiler.is_compiling() or x.is_inference()
-        version = 0 if uncounted else x._version  # an input that was written to is another
-        if self.y is None or self.x is not x or self.version != version:
+        version = 0 if uncounted else x._version
+        again = uncounted and start <= self.last
+        if self.y is None or self.x is not x or self.version != version or again:
             self.x, self.y, self.version, self.left = x, layer(x), version, self.asked
-        y = self.y
+        y, self.last = self.y, start
         assert y is not None
         self.left -= 1
         if self.left == 0:
@@ -150,7 +155,7 @@ class Part(nn.Module):
         return tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.held.product(self.merged, x)[..., self.start : self.stop].contiguous()
+        return self.held.product(self.merged, x, self.start)[..., self.start : self.stop].contiguous()
 
     def extra_repr(self) -> str:
         return f"columns {self.start} to {self.stop}"

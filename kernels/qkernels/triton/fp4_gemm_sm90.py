@@ -294,7 +294,10 @@ def fp4_gemm_sm90(
     if x.ndim != 2 or x.shape[1] != w.k:
         raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
-        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+        raise ValueError(
+            f"x has strides {x.stride()} and begins {x.data_ptr() % 16} bytes off, N is {w.n}: TMA needs rows of x and "
+            "of the output that begin at multiples of 16 bytes; use x.contiguous().clone(), and N in multiples of 8"
+        )
     m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
     require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device) if into is None else into.codes

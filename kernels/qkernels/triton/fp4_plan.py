@@ -134,7 +134,9 @@ def check_operands(a: Tensor | QTensor, b: QTensor, bias: Tensor | None) -> tupl
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [M, K] and [N, K] with the same K")
     if bias is not None and (tuple(bias.shape) != (b.shape[0],) or bias.dtype not in _TRITON):
-        raise ValueError(f"bias is {bias.dtype} {list(bias.shape)}; it must be floating point [{b.shape[0]}]")
+        raise ValueError(
+            f"bias is {bias.dtype} {list(bias.shape)}; it must be bf16, fp16 or fp32 [{b.shape[0]}]"
+        )
     for name, tensor in parts.items():
         if tensor is None:
             continue

@@ -4,7 +4,7 @@ A program's tile is [BLOCKS] blocks; a part is a block's eight consecutive eleme
 128-bit load), and becomes one 32-bit word of codes. Every dimension but the first lives in a thread's registers, so
 the block's maximum, the rotation within a block and the packing need no shuffle, shared memory or barrier, and the
 scale is computed once. Words of x are read through 32-bit pointers: x and its row stride must be multiples of 4
-bytes (`words_fit`); other x, and fp32, take the general path of fp4.py.
+bytes (`words_fit`); other x, and fp32, are loaded by values (fp4_parts.load_values).
 
 Bytes are permuted by `prmt`, and magnitudes compared two at a time (max.NaN.f16x2 or .bf16x2, exact), in inline
 assembly; each line is elementwise on words, so that its result does not depend on the layout.

@@ -269,6 +269,12 @@ def check(
                 f"{name} is {codes.dtype} {list(codes.shape)}; it must be float8_e4m3fn with two dimensions"
             )
     (m, k), n = x_codes.shape, w_codes.shape[0]
+    others = {"w_codes": w_codes, "x_scale": x_scale, "w_scale": w_scale, "bias": bias}
+    for name, each in others.items():
+        if each is not None and each.device != x_codes.device:
+            raise ValueError(
+                f"x_codes is on {x_codes.device} and {name} on {each.device}; move it with .to()"
+            )
     if w_codes.shape[1] != k or k % 16 or not k:
         raise ValueError(f"x has K = {k} and w {w_codes.shape[1]}; they must be one multiple of 16")
     if m > MAX_ROWS:

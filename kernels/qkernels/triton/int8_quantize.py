@@ -262,6 +262,8 @@ def _as_zero_point(value: Tensor | int | None, device: torch.device) -> Tensor |
                 f"zero_point must be one int32 value, got {value.dtype} {list(value.shape)}; use .int()"
             )
         return value.reshape(1).to(device)
+    if not isinstance(value, int):
+        raise TypeError(f"zero_point = {value!r} must be a whole number")
     if abs(value) > ZERO_POINT_LIMIT:
         raise ValueError(
             f"zero_point = {value} is beyond 2^22 - 128, where fp32 no longer rounds to integers"

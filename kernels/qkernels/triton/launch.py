@@ -92,7 +92,7 @@ def as_scale(value: Tensor | float, name: str, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
         if value.dtype != torch.float32 or value.numel() != 1:
             raise TypeError(
-                f"{name} must be one float32 value, got {value.dtype} {list(value.shape)}; use .float()"
+                f"{name} must be one float32 value, got {value.numel()} of {value.dtype} in {list(value.shape)}"
             )
         return value.reshape(1).to(device)
     if not (math.isfinite(value) and value > 0):

@@ -26,6 +26,7 @@ from qkernels.codec import decode_e2m1, ldexp, unpack_e2m1
 from qkernels.tensor import QTensor
 
 ROWS, COLUMNS, SPREAD = 16, 128, 11
+ROW_SPREAD = 14  # of activations, whose elements are E4M3 already: 0.5 * 2^(6 - 14) is its least
 _SIGN = (7, 15, 23, 31, 3, 11, 19, 27)
 
 
@@ -56,29 +57,29 @@ class FoldedRows:
     hadamard: int | None = None
 
 
-def relative(q: QTensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
-    """(d uint8 [R, K/32], largest exponent byte int32 [R]) of a QTensor. Raises Unsupported where d > 11, if exact."""
+def relative(q: QTensor, limit: int | None = SPREAD) -> tuple[Tensor, Tensor]:
+    """(d uint8 [R, K/32], largest exponent byte int32 [R]) of a QTensor. Raises Unsupported where d > limit, if any."""
     codes = unpack_e2m1(q.data).view(*q.scale.shape, 32)
     scale = q.scale.to(torch.int32)
     used = (codes & 7 != 0).any(-1)
     nan = scale == 255
-    if exact and bool(nan.any()):
-        raise Unsupported("a block's scale is NaN", "triton")
+    if limit is not None and bool(nan.any()):
+        raise Unsupported("a block's scale is NaN; quantize finite values")
     used &= ~nan
     largest = torch.where(used, scale, 0).amax(-1)
     d = torch.where(used, largest[:, None] - scale, 0)
-    if exact and int(d.max() if d.numel() else 0) > SPREAD:
-        row = int((d > SPREAD).any(-1).nonzero()[0])
+    if limit is not None and int(d.max() if d.numel() else 0) > limit:
+        row = int((d > limit).any(-1).nonzero()[0])
         raise Unsupported(
-            f"scales of row {row} span 2^{int(d[row].max())}, more than the 2^{SPREAD} of E4M3 operands",
-            "triton",
+            f"scales of row {row} span 2^{int(d[row].max())}, more than the 2^{limit} of E4M3 operands; "
+            "fold(x) rounds the smaller blocks of activations"
         )
     return d.to(torch.uint8), largest
 
 
 def fold_rows(q: QTensor, *, exact: bool = True) -> FoldedRows:
     """A QTensor in MXFP4 as E4M3 rows. Waits for the device: spreads are looked at, unless rounding is allowed."""
-    d, largest = relative(q, exact=exact)
+    d, largest = relative(q, ROW_SPREAD if exact else None)
     values = decode_e2m1(unpack_e2m1(q.data)).to(torch.float32).view(*d.shape, 32)
     elements = ldexp(values, 6 - d.to(torch.int32)[..., None])
     elements = torch.where((q.scale == 255)[..., None], torch.nan, elements).view(q.shape)

@@ -295,7 +295,10 @@ def mxfp4_gemm_sm90(
     if k != w.k or x.hadamard != w.hadamard:
         raise ValueError(f"x has K = {k} and rotation {x.hadamard}, w has {w.k} and {w.hadamard}")
     if k % 16 or w.n % 8:
-        raise ValueError("TMA needs rows of x and of the output that begin at multiples of 16 bytes")
+        raise ValueError(
+            f"K is {k} and N {w.n}: TMA needs rows of x and of the output that begin at multiples of 16 bytes, K in "
+            "multiples of 16 and N of 8"
+        )
     all_tiles, chunks = w.codes.shape[:2]
     device = x.elements.device
     out = torch.empty((m, w.n), dtype=torch.bfloat16, device=device) if into is None else into.codes

@@ -37,7 +37,7 @@ from qkernels.triton.fp4_words import (
     raised_codes,
     words_fit,
 )
-from qkernels.triton.launch import check_hadamard, check_matrix
+from qkernels.triton.launch import as_scale, check_hadamard, check_matrix
 from qkernels.triton.nvfp4_codes import encode_scale_of
 
 LONGEST = 32768  # elements of a row, as in fp4_rows.py
@@ -146,7 +146,11 @@ def nvfp4_rounded(
     if by_row and global_scale is not None:
         raise ValueError("a global scale is given and one for each row asked for; leave one of them out")
     out = torch.empty(m, k, dtype=torch.bfloat16, device=x.device)
-    gs = torch.empty(m, 1, device=x.device) if by_row else global_scale
+    gs: Tensor | None = None
+    if by_row:
+        gs = torch.empty(m, 1, device=x.device)
+    elif global_scale is not None:
+        gs = as_scale(global_scale, "global_scale", x.device)
     if m > 0:
         length = max(32, (hadamard or 16) // 16, triton.next_power_of_2(k // 16))
         most = min(32, length // 32)  # a block to a thread

@@ -116,10 +116,16 @@ class Outputs:
         }
         return dataclasses.replace(q, **parts) if parts else q
 
-    def as_rows(self) -> Outputs:
-        """Views of two dimensions: the kernels' launchers take rows."""
+    def as_rows(self, fmt: Format, layout: ScaleLayout) -> Outputs:
+        """Views of two dimensions, for launchers take rows; what is one for the tensor, or blocked, stays."""
 
-        def rows(given: Tensor | None) -> Tensor | None:
-            return given if given is None or given.ndim < 2 else given.view(-1, given.shape[-1])
+        def rows(given: Tensor | None, by_row: bool = True) -> Tensor | None:
+            return given.view(-1, given.shape[-1]) if given is not None and by_row else given
 
-        return Outputs(rows(self.data), rows(self.scale), rows(self.zero_point), rows(self.global_scale))
+        by_row = fmt.granularity != "tensor"
+        return Outputs(
+            rows(self.data),
+            rows(self.scale, by_row and layout == "linear"),
+            rows(self.zero_point, by_row),
+            rows(self.global_scale, fmt.global_granularity == "row"),
+        )

@@ -148,7 +148,8 @@ def _baseline_of(
     near = [
         e
         for e in here
-        if (e.workload.batch, e.workload.prompt) == (mine.batch, mine.prompt) and e.tokens_per_s
+        if (e.workload.batch, e.workload.prompt, e.workload.step) == (mine.batch, mine.prompt, mine.step)
+        and e.tokens_per_s
     ]
     if not near:
         return None, []
