@@ -112,13 +112,22 @@ def folded() -> None:
 
 
 def _same_exactly_apart() -> None:
-    """Scales 2^11 apart fit, 2^12 do not, and are rounded where that is allowed; NaN is refused, or stays NaN."""
+    """Weights' scales fit 2^11 apart and not 2^12, rows' 2^14 and not 2^15, and are rounded where that is allowed; NaN is
+    refused, or stays NaN."""
     w = _scaled(116, 127)
     _same("scales 2^11 apart", _folded_by_words(mxfp4_folded.fold_weights(w)), w.exact_values(torch.float64))
+    x = mxfp4_folded.fold_rows(rows := _scaled(113, 127))
+    _same(
+        "scales 2^14 apart",
+        x.elements.double() * x.factor.double()[:, None],
+        rows.exact_values(torch.float64),
+    )
+    _refused("scales 115 .. 127", lambda: mxfp4_folded.fold_weights(_scaled(115, 127)))
+    _refused("scales 112 .. 127", lambda: mxfp4_folded.fold_rows(_scaled(112, 127)))
+    for fold in (mxfp4_folded.fold_weights, mxfp4_folded.fold_rows):
+        _refused("a scale of NaN", lambda fold=fold: fold(_scaled(127, 255)))
     for low, high in ((115, 127), (127, 255)):
         w = _scaled(low, high)
-        for fold in (mxfp4_folded.fold_weights, mxfp4_folded.fold_rows):
-            _refused(f"scales {low} .. {high}", lambda fold=fold, w=w: fold(w))
         x = mxfp4_folded.fold_rows(w, exact=False)
         _same(
             f"scales {low} .. {high} as rows",

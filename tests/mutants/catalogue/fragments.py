@@ -127,8 +127,8 @@ MUTANTS = (
     ),
     _d(
         "folded-spread-one-too-wide",
-        "if exact and int(d.max() if d.numel() else 0) > SPREAD:",
-        "if exact and int(d.max() if d.numel() else 0) > SPREAD + 1:",
+        "if limit is not None and int(d.max() if d.numel() else 0) > limit:",
+        "if limit is not None and int(d.max() if d.numel() else 0) > limit + 1:",
         "scales 2^12 apart are taken, for which the kernel has no factor",
         "folded",
     ),
