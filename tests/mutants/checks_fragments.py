@@ -112,8 +112,8 @@ def folded() -> None:
 
 
 def _same_exactly_apart() -> None:
-    """Weights' scales fit 2^11 apart and not 2^12, rows' 2^14 and not 2^15, and are rounded where that is allowed; NaN is
-    refused, or stays NaN."""
+    """Weights' scales fit 2^11 apart and not 2^12, rows' 2^14 and not 2^15, and are rounded where that is allowed; NaN
+    is refused, or stays NaN."""
     w = _scaled(116, 127)
     _same("scales 2^11 apart", _folded_by_words(mxfp4_folded.fold_weights(w)), w.exact_values(torch.float64))
     x = mxfp4_folded.fold_rows(rows := _scaled(113, 127))
