@@ -60,12 +60,15 @@ bench: $(READY)
 # A process for each recipe, JOBS at a time: they compile beside each other and take turns with the GPU, whose memory must
 # hold JOBS models. Without a GPU: MODEL=tiny-llama.
 models: $(READY)
-	found=0; \
+	$(RUN) -m qkernels.models accuracy --recipes $(RECIPES) -o $(MODELS_REPORT)/accuracy
+	found=0; files=; \
+	for recipe in $(RECIPES); do rm -f $(MODELS_REPORT)/$$recipe/results.json; done; \
 	printf '%s\n' $(RECIPES) | xargs -P $(JOBS) -I RECIPE $(RUN) -m pytest tests/bench/test_models.py --benchmark-only \
 	  --recipes RECIPE --models $(MODEL) --batch-sizes $(BATCHES) --qbench-update=$(UPDATE) \
 	  --qbench-report=$(MODELS_REPORT)/RECIPE $(ARGS) || found=1; \
-	$(RUN) -m qkernels.models accuracy -o $(MODELS_REPORT)/accuracy || found=1; \
-	$(RUN) -m qbench compare $(MODELS_REPORT)/*/results.json $(MODELS_REPORT)/accuracy/*.json -o $(MODELS_REPORT) || found=1; \
+	for recipe in $(RECIPES); do for file in $(MODELS_REPORT)/$$recipe/results.json \
+	  $(MODELS_REPORT)/accuracy/accuracy-$$recipe.json; do [ -f $$file ] && files="$$files $$file"; done; done; \
+	$(RUN) -m qbench compare $$files -o $(MODELS_REPORT) || found=1; \
 	exit $$found
 
 check: $(READY)

@@ -125,6 +125,8 @@ def compare_files(args: argparse.Namespace) -> int:
     if args.fail_over is None and (args.sample or args.files):
         inputs = read_inputs(args.files)
         if inputs.has_models or options_given(args) or len(inputs.runs) != 2:
+            if len(inputs.runs) == 2 and not options_given(args):
+                _compare_kernels(inputs.runs)
             return compare_whole_models(inputs, args)
         return compare_runs(inputs.runs, None)
     if len(args.files) != 2 or options_given(args):
@@ -132,6 +134,25 @@ def compare_files(args: argparse.Namespace) -> int:
             "give files to compare; --fail-over takes two results.json and no option of whole models"
         )
     return compare_runs([(str(path), read_run(path)) for path in args.files], args.fail_over)
+
+
+def _compare_kernels(runs: Sequence[tuple[str, Run]]) -> None:
+    """What two runs that hold whole models have in common beside these, if anything."""
+    import msgspec
+
+    plain = [
+        (
+            name,
+            msgspec.structs.replace(
+                run, results=tuple(r for r in run.results if not r.op.startswith("model_"))
+            ),
+        )
+        for name, run in runs
+    ]
+    cases = [{result.case for result in run.results} for _, run in plain]
+    if cases[0] & cases[1]:
+        compare_runs(plain, None)
+        print()
 
 
 def compare_runs(runs: Sequence[tuple[str, Run]], fail_over: float | None) -> int:
@@ -158,6 +179,8 @@ def spread(root: Path, least_runs: int) -> int:
     from qbench.result import read_json
     from qbench.spread import spread_lines, spreads
 
+    if not root.is_dir():
+        raise CannotCombine(f"no folder {root}: name one of baselines")
     for folder in sorted({path.parent for path in stored_files(root)}) or [root]:  # or one device's own
         print(folder)
         files = [read_json(path, File, REMEDY) for path in sorted(folder.glob("*.json"))]

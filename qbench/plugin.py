@@ -133,6 +133,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         nearest = item.get_closest_marker("benchmark")
         merged = {**options, **(nearest.kwargs if nearest else {}), "timer": clock}
         item.add_marker(pytest.mark.benchmark(**merged), append=False)
+        # a case that is skipped, wrong or fails has not used it, and has its reason
+        item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used at all"))
 
 
 def _case_of(item: pytest.Item) -> Case | None:

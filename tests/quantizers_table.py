@@ -125,8 +125,11 @@ def _order(r: Result) -> tuple[object, ...]:
 
 if __name__ == "__main__":
     given = [each for each in sys.argv[1:] if each != "--short"]
-    if "--short" in sys.argv:
-        print(short(*(read_run(Path(each)) for each in given)))
-    else:
-        path, *rest = given
-        print(table(read_run(Path(path)), *rest))
+    try:
+        if "--short" in sys.argv:
+            print(short(*(read_run(Path(each)) for each in given)))
+        else:
+            path, *rest = given
+            print(table(read_run(Path(path)), *rest))
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")

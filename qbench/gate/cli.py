@@ -21,7 +21,7 @@ def share(text: str) -> float:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
-    if not 0 <= value < float("inf"):
+    if not 0 <= value < float("inf") or (value > 1 and not text.endswith("%")):
         raise argparse.ArgumentTypeError(f"{text!r} is not a share; write 5% or 0.05")
     return value
 
@@ -154,10 +154,16 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _accept(args: argparse.Namespace) -> int:
-    from qbench.gate.policy import Accepted, read_settings, write_accepted
+    from qbench.baseline import REMEDY, File, stored_files
+    from qbench.gate.policy import Accepted, matches, read_settings, write_accepted
+    from qbench.result import read_json
 
     entry = Accepted(args.case, args.up_to, args.reason, args.until, args.device)
-    path = write_accepted(args.baselines or Path(read_settings(Path.cwd()).baselines), entry)
+    folder = args.baselines or Path(read_settings(Path.cwd()).baselines)
+    path = write_accepted(folder, entry)
+    known = {case for file in stored_files(folder) for case in read_json(file, File, REMEDY).cases}
+    if known and not any(matches(case, entry.case) for case in known):
+        print(f"qbench accept: {entry.case!r} is no case that is stored in {folder}", file=sys.stderr)
     print(
         f"{path}: {entry.case} may be up to {entry.up_to:.1%} slower; it holds once it is merged to the base"
     )

@@ -179,7 +179,7 @@ def acceptance(
     today = datetime.now(UTC).date()
     why = ""
     for entry in accepted:
-        if not (_matches(case, entry.case) and fnmatch.fnmatchcase(device.key, entry.device)):
+        if not (matches(case, entry.case) and fnmatch.fnmatchcase(device.key, entry.device)):
             continue
         last = _last_day(entry, Path(ACCEPTED))
         if last is not None and today > last:
@@ -191,7 +191,8 @@ def acceptance(
     return None, why
 
 
-def _matches(case: str, pattern: str) -> bool:
+def matches(case: str, pattern: str) -> bool:
+    """As `Accepted.case` says."""
     return fnmatch.fnmatchcase(case, pattern.replace("[", "[[]"))
 
 

@@ -88,8 +88,10 @@ def test_against_a_stored_run_a_loss_is_an_exit_code_and_other_problems_are_refu
 
     assert run("--against", str(folder)) == 0
     assert "0 problems differ" in capsys.readouterr().out
-    assert run("--against", str(tmp_path)) == 0
-    assert "bf16: nothing stored in" in capsys.readouterr().out
+    assert run("--against", str(tmp_path)) == 2
+    assert "no accuracy-RECIPE.json of bf16 there" in capsys.readouterr().err
+    assert run("--against", str(folder), "--count", "6") == 2
+    assert "6 problems cannot prove a loss above --margin 0.02" in capsys.readouterr().err
     stored = read_accuracy(folder / "accuracy-bf16.json")
     write_accuracy(tmp_path / "accuracy-bf16.json", msgspec.structs.replace(stored, digest="0" * 64))
     assert run("--against", str(tmp_path)) == 2

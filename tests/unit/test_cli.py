@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import triton
 
@@ -14,6 +15,7 @@ from qbench.__main__ import main
 from qbench.baseline import Store
 from qbench.device import describe
 from qbench.result import Device, Result, Run, Times, read_run, write_run
+from tests.model_runs import Recipe, decode, run_of
 
 H200 = Device("cuda", "NVIDIA H200", "9.0", 132, 140)
 H100 = Device("cuda", "NVIDIA H100", "9.0", 132, 80)
@@ -88,6 +90,28 @@ def test_compare_fails_over_the_limit_and_names_the_case(
     assert "op/p[m=2]" not in end
 
 
+def test_two_runs_with_whole_models_beside_other_cases_are_compared_in_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for name, us in (("a", 10.0), ("b", 12.0)):
+        (plain,) = read_run(Path(stored(tmp_path / f"{name}.json", {1: us}))).results
+        model = decode(Recipe("bf16", 100.0 + us, "none", "torch", 50.0))
+        device = H200 if name == "a" else H100
+        write_run(
+            tmp_path / f"{name}.json", msgspec.structs.replace(run_of(device, model), results=(plain, model))
+        )
+        paths.append(str(tmp_path / f"{name}.json"))
+    assert main(["compare", *paths]) == 0
+    out = capsys.readouterr().out
+    assert "op/p[m=1]" in out and "1.200×" in out and "ms/token" in out
+
+
+def test_spread_of_a_folder_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spread", "nowhere"]) == 2
+    assert "no folder nowhere" in capsys.readouterr().err
+
+
 def test_compare_fails_when_a_right_case_turned_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +165,7 @@ def test_compare_without_a_common_case_is_unusable(
     assert "share no case" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("limit", ["five", "-5%", "nan", "inf", "%"])
+@pytest.mark.parametrize("limit", ["five", "5", "1.5", "-5%", "nan", "inf", "%"])
 def test_a_limit_that_is_no_share_is_refused(capsys: pytest.CaptureFixture[str], limit: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "a", "b", f"--fail-over={limit}"])

@@ -15,6 +15,7 @@ from qbench.gate.record import Recorded
 from qbench.gate.result import Gate, Shift
 from qbench.gate.side import CannotMeasure
 from qbench.result import Device
+from tests import gates
 
 H200 = Device("cuda", "NVIDIA H200", "9.0", 132, 140)
 
@@ -93,6 +94,16 @@ def test_accept_writes_an_entry_that_can_be_read_or_none(
         assert main([*good, *bad]) == 2
         assert capsys.readouterr().err.startswith("qbench: ")
     assert read_accepted(tmp_path / "stored") == (entry,)
+
+
+def test_accepting_what_no_stored_case_is_called_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gates.store(tmp_path, ["a"])
+    for pattern, said in ((gates.case("a"), False), ("nap/*", False), ("nop/*", True)):
+        assert main(["accept", pattern, "--up-to", "8%", "--reason", "right now, and was wrong"]) == 0
+        assert (f"{pattern!r} is no case that is stored in baselines" in capsys.readouterr().err) == said
 
 
 def test_record_says_what_it_did_not_store(

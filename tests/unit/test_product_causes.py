@@ -45,6 +45,14 @@ def test_global_scales_dropped_inverted_or_doubled_are_named() -> None:
     )
 
 
+def test_an_alpha_that_is_a_little_off_is_named_with_its_factor() -> None:
+    a, b = pair()
+    out = (reference.matmul(a, b) * (1 + 2.0**-7)).to(torch.bfloat16)
+    said = product_details(out, a, b)
+    assert "every element is 1.007" in said or "every element is 1.008" in said
+    assert "likely a wrong alpha or global scale" in said
+
+
 def test_a_lost_tail_of_k_is_named_with_its_depth() -> None:
     a, b = quantize(normal(9, 160, 1), NVFP4), quantize(normal(11, 160, 2), NVFP4)
     out = (a.dequantize()[:, :128] @ b.dequantize()[:, :128].T).bfloat16()

@@ -104,6 +104,7 @@ def _candidates(w: _Wrong) -> Iterator[tuple[str, Tensor]]:
     for dtype in (torch.float16, torch.bfloat16):
         pair = [round_to(values * _alpha(t), dtype).double() for values, t in ((w.a, w.left), (w.b, w.right))]
         yield f"likely a and b were rounded to {str(dtype)[6:]}", (pair[0] * pair[1]).sum(1) + w.bias
+    yield from _off_by_a_factor(w, sums * w.alpha)
     prefix, k = (w.a * w.b).cumsum(1) * w.alpha + w.bias[:, None], w.a.shape[1]
     fitting = ((prefix - w.found[:, None]).abs() <= _room(w)[:, None]).all(0).nonzero().flatten()
     if len(fitting):
@@ -125,6 +126,15 @@ def _factors(w: _Wrong, sums: Tensor) -> Iterator[tuple[str, Tensor]]:
     gain = _gain(w.left) * _gain(w.right)
     if gain != 1:
         yield f"likely alpha lacks the format's 1/{gain:g}", sums * w.alpha * gain + w.bias
+
+
+def _off_by_a_factor(w: _Wrong, products: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The one factor that fits the elements best in the sense of least squares, if it is not one."""
+    size = float((products * products).sum())
+    factor = float(((w.found - w.bias) * products).sum()) / size if size else 1.0
+    if abs(factor - 1.0) > 2.0**-10:
+        words = f"every element is {factor:.6g} times what it should be: likely a wrong alpha or global scale"
+        yield words, products * factor + w.bias
 
 
 def _misread(name: str, q: QTensor) -> Iterator[tuple[str, QTensor]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from qbench.model.accuracy import Accuracy, judge, markdown, read_accuracy, write_accuracy
+from qbench.model.accuracy import Accuracy, detectable, judge, markdown, read_accuracy, write_accuracy
 from qbench.result import write_atomic
 
 from .accuracy import Subject, accuracies, local, tiny
@@ -32,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _accuracy(args: argparse.Namespace) -> int:
     recipes = [get_recipe(name) for name in args.recipes]
+    subject = _subject(args)
+    if args.against:
+        _require_comparable(args, len(subject.problems))
     args.output.mkdir(parents=True, exist_ok=True)
     found: list[Accuracy] = []
-    for recipe, each in accuracies(_subject(args), recipes, args.device):
+    for recipe, each in accuracies(subject, recipes, args.device):
         if not isinstance(each, Accuracy):
             instead = f"; next best: {each.instead}" if each.instead else ""
             print(f"{recipe.name}: n/a, {each.code}: {each.reason}{instead}", file=sys.stderr)
@@ -47,6 +50,18 @@ def _accuracy(args: argparse.Namespace) -> int:
     if found:
         print(markdown(found[0], found[1:]))
     return _against(args.against, args.recipes, found, args.margin) if args.against else 0
+
+
+def _require_comparable(args: argparse.Namespace, problems: int) -> None:
+    """ValueError, before anything is measured, where a comparison could say nothing."""
+    if not any(_file(args.against, name).exists() for name in args.recipes):
+        raise ValueError(
+            f"--against {args.against}: no accuracy-RECIPE.json of {', '.join(args.recipes)} there"
+        )
+    if detectable(1.0, problems, args.margin) is None:
+        raise ValueError(
+            f"{problems} problems cannot prove a loss above --margin {args.margin}; ask more of them"
+        )
 
 
 def _against(folder: Path, asked: Sequence[str], found: Sequence[Accuracy], margin: float) -> int:
