@@ -179,7 +179,7 @@ MUTANTS = (
     _m(
         "nvfp4-does-not-repeat",
         "    top = None if gs is None",
-        "    if dynamic and m > 0:\n        gs.mul_(1 + 2.0**-23 * float(torch.randint(2, ())))\n    top = None if gs is None",
+        "    if dynamic:\n        gs.mul_(1 + 2.0**-23 * float(torch.randint(2, ())))\n    top = None if gs is None",
         "the dynamic global scale differs from call to call by a unit in the last place, as sums by atomics do",
         "quantizer:repeat",
         "nvfp4",
