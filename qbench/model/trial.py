@@ -24,6 +24,7 @@ from qbench.model.traffic import Matrices, Traffic, least_ns, matrices
 from qbench.model.verify import Decoded, decoded, found, text_of
 from qbench.stats import quantile
 from qbench.timing import Timed, undisturbed, until_converged
+from qbench.turns import aside
 
 Words = Mapping[str, str]
 Part = Literal["prefill", "decode"]
@@ -66,7 +67,8 @@ class Loaded:
         available = getattr(case.provider, "available", None)
         try:
             if available is not None:
-                available(device)
+                with aside(device):  # it may start a process, and take as long as that takes
+                    available(device)
             (model,) = case.op.inputs(case.workload, device)
             counted = matrices(model)
             words: Any = case.provider(model)

@@ -9,6 +9,7 @@ from torch import nn
 
 pytest.importorskip("transformers", reason="transformers is not installed; pip install pytest-qbench[models]")
 
+from qbench import turns
 from qbench.case import Case, Cost, Op, Unsupported, Workload
 from qbench.check import WrongResult
 from qbench.measure import Bench
@@ -149,6 +150,17 @@ def test_a_model_is_built_once_for_all_batches_and_let_go_for_another_case(bench
     double = Op("double", lambda w, d: (torch.ones(4),), lambda x: 2 * x, lambda *_: None, lambda w: Cost(8))
     bench.measure(Case(double, lambda x: lambda: x * 2, Workload.of(m=4)))
     assert bench.kept is None
+
+
+def test_whether_a_recipe_can_run_is_asked_while_others_may_time(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
+    asked, built = [], []
+    case = one(
+        apply=lambda model: built.append(bool(turns._held)),
+        available=lambda device: asked.append(bool(turns._held)),
+    )[0]
+    bench.measure(case)
+    assert (asked, built) == ([False], [True])
 
 
 def test_a_compiled_model_is_gone_before_the_next_is_built(bench):
