@@ -179,9 +179,8 @@ def _check_static(fmt: Format, scale: Tensor | float | None, zero_point: Tensor 
 def static_scale(value: Tensor | float, device: torch.device) -> Tensor:
     """A supplied scale as float32 [1] on device; must be one finite number > 0, and float32 if a tensor."""
     if isinstance(value, Tensor) and (value.dtype != torch.float32 or value.numel() != 1):
-        raise TypeError(
-            f"a scale must be one float32 value, got {value.numel()} of {value.dtype} in {list(value.shape)}"
-        )
+        remedy = "convert with .float()" if value.dtype != torch.float32 else "pass one element"
+        raise TypeError(f"a scale must be one float32 value, got {value.dtype} {list(value.shape)}; {remedy}")
     scale = torch.as_tensor(value, dtype=torch.float32).reshape(1).to(device)
     if not (bool(torch.isfinite(scale)) and float(scale) > 0):
         raise ValueError(

@@ -91,8 +91,9 @@ def as_scale(value: Tensor | float, name: str, device: torch.device) -> Tensor:
     """One float32 on `device`, shape [1]. A tensor's value is not looked at: that would wait for the GPU."""
     if isinstance(value, Tensor):
         if value.dtype != torch.float32 or value.numel() != 1:
+            remedy = "use .float()" if value.dtype != torch.float32 else "pass one element"
             raise TypeError(
-                f"{name} must be one float32 value, got {value.numel()} of {value.dtype} in {list(value.shape)}"
+                f"{name} must be one float32 value, got {value.dtype} {list(value.shape)}; {remedy}"
             )
         return value.reshape(1).to(device)
     if not (math.isfinite(value) and value > 0):
