@@ -24,6 +24,7 @@ RECIPES ?= bf16 fp8 int8 nvfp4-w4a16 nvfp4-w4a4 mxfp4-w4a16 mxfp4-w4a4
 BATCHES ?= 1 8 32
 JOBS ?= 4
 MODELS_REPORT ?= reports/models
+MADE = $(foreach recipe,$(RECIPES),$(MODELS_REPORT)/$(recipe)/results.json $(MODELS_REPORT)/accuracy/accuracy-$(recipe).json)
 
 ifeq ($(QBENCH_ENV),current)
 RUN := $(PYTHON)
@@ -60,15 +61,13 @@ bench: $(READY)
 # A process for each recipe, JOBS at a time: they compile beside each other and take turns with the GPU, whose memory must
 # hold JOBS models. Without a GPU: MODEL=tiny-llama.
 models: $(READY)
+	rm -f $(MADE)
 	$(RUN) -m qkernels.models accuracy --recipes $(RECIPES) -o $(MODELS_REPORT)/accuracy
-	found=0; files=; \
-	for recipe in $(RECIPES); do rm -f $(MODELS_REPORT)/$$recipe/results.json; done; \
+	found=0; \
 	printf '%s\n' $(RECIPES) | xargs -P $(JOBS) -I RECIPE $(RUN) -m pytest tests/bench/test_models.py --benchmark-only \
 	  --recipes RECIPE --models $(MODEL) --batch-sizes $(BATCHES) --qbench-update=$(UPDATE) \
 	  --qbench-report=$(MODELS_REPORT)/RECIPE $(ARGS) || found=1; \
-	for recipe in $(RECIPES); do for file in $(MODELS_REPORT)/$$recipe/results.json \
-	  $(MODELS_REPORT)/accuracy/accuracy-$$recipe.json; do [ -f $$file ] && files="$$files $$file"; done; done; \
-	$(RUN) -m qbench compare $$files -o $(MODELS_REPORT) || found=1; \
+	$(RUN) -m qbench compare $$(ls $(MADE) 2>/dev/null) -o $(MODELS_REPORT) || found=1; \
 	exit $$found
 
 check: $(READY)

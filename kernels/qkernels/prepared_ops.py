@@ -14,7 +14,7 @@ from torch import Tensor
 from qbench import Unsupported
 
 from .codec import round_to
-from .format import NVFP4, NVFP4_1L, Format, get_format
+from .format import Format, get_format
 from .operators import fake, operator
 from .quantize import quantize
 from .tensor import QTensor
@@ -84,13 +84,7 @@ def _quantized(x: Tensor, fmt: Format, global_scale: Tensor | None, hadamard: in
 def fp4_rows(x: Tensor, global_scale: Tensor | None, format: str, hadamard: int) -> list[Tensor]:
     """x [M, K] rotated (0: not), quantized to an FP4 format and decoded (`rows_of`); then, where the format has two
     levels and none was given, its global scale float32 []."""
-    fmt = get_format(format)
-    if x.device.type == "cuda" and (fmt == NVFP4_1L or (fmt == NVFP4 and global_scale is not None)):
-        from .triton.nvfp4_rounded import LONGEST, nvfp4_rounded
-
-        if x.shape[1] <= LONGEST:
-            return [nvfp4_rounded(x, global_scale=global_scale, by_row=False, hadamard=hadamard or None)[0]]
-    q = _quantized(x, fmt, global_scale, hadamard)
+    q = _quantized(x, get_format(format), global_scale, hadamard)
     rows = rows_of(q)
     return [rows] if q.global_scale is None or global_scale is not None else [rows, q.global_scale]
 

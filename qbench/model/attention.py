@@ -23,6 +23,7 @@ _beginning = False
 
 
 def is_grouped(model: nn.Module) -> bool:
+    """Is its attention the one below?"""
     return getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME
 
 

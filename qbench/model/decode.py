@@ -38,7 +38,7 @@ class Decoder:
     first `decode`. The model's attention is grouped (qbench.model.attention). The prompt is read by the model's own
     Python, whose launches are a CUDA graph of their own in mode "graph": compiling would take a minute for each length,
     and without a graph it is the host that is timed (67 ms for Llama-3.1-8B and 128 tokens beside an H200).
-    uncaptured: why the prompt's pass is not replayed, or "".
+    uncaptured: why the prompt's pass is not replayed in mode "graph", or "".
     history [batch, prompt + 1 + new] holds the prompt and every token chosen; position [1] is the place of the token
     that the next step reads; logits [batch, vocabulary] are those of the last step. seen [1, 1, 1, places], where one
     mask does for all layers: 0 for the places that the next step attends to, -inf for others. Made by the model in each
@@ -66,7 +66,7 @@ class Decoder:
         if is_plain(self.cache) and is_grouped(self.model):
             places = self.cache.layers[0].max_cache_len
             self.seen = torch.zeros(1, 1, 1, places, dtype=weight.dtype, device=self.device)
-        self.uncaptured = "" if self.mode == "graph" else f"mode {self.mode}"
+        self.uncaptured = ""
         self.compile_s = 0.0
         self.compilations = Compilations()
 

@@ -172,10 +172,12 @@ class ModelTrial:
         return Measured(times_of(timed), timed.samples.ns, cost, figures, self._labels())
 
     def _labels(self) -> dict[str, str]:
+        mode, why = self.decoder.mode, self.decoder.uncaptured
         words = {"graph": "one compiled graph, replayed", "traced": "one traced graph, run op by op"}
-        method = words.get(self.decoder.mode, "eager")
+        method = words.get(mode, "eager")
         if self.part == "prefill":
-            method = "eager" if self.decoder.uncaptured else "one captured graph, replayed"
+            captured = f"eager: {why}" if why else "one captured graph, replayed"
+            method = captured if mode == "graph" else "eager"
         return {
             "model": str(self.case.workload["model"]),
             "recipe": self.case.provider_name,

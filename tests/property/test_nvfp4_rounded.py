@@ -1,4 +1,4 @@
-"""nvfp4_rounded against the two kernels it stands for, nvfp4_token or nvfp4_quantize, then fp4_decode_rows, to the bit.
+"""nvfp4_rounded against the two kernels it stands for, nvfp4_token, then fp4_decode_rows, to the bit.
 
 Those are held to the references elsewhere. Interpreted on a CPU, compiled on a GPU.
 """
@@ -18,11 +18,8 @@ from qbench import poisoned_allocations
 from qbench.interpreter import repair
 from qkernels.format import NVFP4_1L
 from qkernels.models.fast import nvfp4_token_rows
-from qkernels.prepared_ops import fp4_rows, rows_of
-from qkernels.quantize import quantize
 from qkernels.triton.fp4_decode_rows import fp4_decode_rows
 from qkernels.triton.fp4_rows import nvfp4_token
-from qkernels.triton.nvfp4_quantize import nvfp4_quantize
 from qkernels.triton.nvfp4_rounded import nvfp4_rounded
 
 if triton.knobs.runtime.interpret:
@@ -37,22 +34,12 @@ def same(a: Tensor, b: Tensor) -> bool:
     return bool(((a.view(torch.int16) == b.view(torch.int16)) | (a.isnan() & b.isnan())).all())
 
 
-def check(x: Tensor, hadamard: int | None = None, gs: float = 37.0) -> None:
-    """Rows with a scale of their own, under a given one, and under none."""
-    given = torch.tensor([gs], device=x.device)
+def check(x: Tensor, hadamard: int | None = None) -> None:
     with poisoned_allocations():
-        own, tops = nvfp4_rounded(x, hadamard=hadamard)
-        under, kept = nvfp4_rounded(x, global_scale=given, by_row=False, hadamard=hadamard)
-        none, nothing = nvfp4_rounded(x, by_row=False, hadamard=hadamard)
+        found, tops = nvfp4_rounded(x, hadamard=hadamard)
     q = nvfp4_token(x, hadamard=hadamard)
-    assert tops is not None and torch.equal(tops, q.global_scale)
-    assert kept is not None and torch.equal(kept, given) and nothing is None
-    for found, wanted in (
-        (own, q),
-        (under, nvfp4_quantize(x, global_scale=given, hadamard=hadamard)),
-        (none, nvfp4_quantize(x, fmt=NVFP4_1L, hadamard=hadamard)),
-    ):
-        assert same(found, fp4_decode_rows(replace(wanted, format=NVFP4_1L, global_scale=None)))
+    assert torch.equal(tops, q.global_scale)
+    assert same(found, fp4_decode_rows(replace(q, format=NVFP4_1L, global_scale=None)))
 
 
 def normal(m: int, k: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -87,9 +74,13 @@ def test_what_is_not_finite_spoils_its_block_alone_and_zeros_stay_zeros(dtype: t
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("gs", [2.0**-30, 1e4, 2.0**60])
-def test_scales_at_the_ends_of_what_a_block_can_have(gs: float, dtype: torch.dtype) -> None:
-    check(normal(2, 96, dtype), gs=gs)
+@pytest.mark.parametrize("exponent", [-24, -12, 14])
+def test_blocks_as_small_as_a_scale_can_tell_and_rows_at_the_ends_of_fp16(
+    exponent: int, dtype: torch.dtype
+) -> None:
+    x = normal(2, 96, torch.float32)
+    x[:, :16] *= 2.0**-20  # scales that are subnormal, or zero
+    check((x / 512 * 2.0**exponent).to(dtype))
 
 
 @pytest.mark.parametrize("gap", [1, 8])
@@ -105,14 +96,9 @@ def test_any_shape(m: int, blocks: int, dtype: torch.dtype, seed: int) -> None:
 
 def test_no_rows_and_what_is_not_taken() -> None:
     out, tops = nvfp4_rounded(torch.empty(0, 32, dtype=torch.bfloat16, device=DEVICE))
-    assert out.shape == (0, 32) and tops is not None and tops.shape == (0, 1)
+    assert out.shape == (0, 32) and tops.shape == (0, 1)
     with pytest.raises(ValueError, match="K = 32784; a row of at most 32768 elements"):
         nvfp4_rounded(torch.empty(1, 32784, dtype=torch.bfloat16, device=DEVICE))
-    with pytest.raises(ValueError, match="leave one of them out"):
-        nvfp4_rounded(normal(1, 16, torch.float32), global_scale=torch.ones(1, device=DEVICE))
-    for scale in (torch.ones(2, 1), torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.int64)):
-        with pytest.raises(TypeError, match="global_scale must be one float32 value"):
-            nvfp4_rounded(normal(2, 16, torch.float32), global_scale=scale.to(DEVICE), by_row=False)
     with pytest.raises(ValueError, match="K = 24 is not a multiple of the block 16"):
         nvfp4_rounded(normal(1, 24, torch.float32))
 
@@ -127,14 +113,10 @@ def test_real_shapes_compiled(m: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("hadamard", [0, 64])
-def test_the_operators_use_it_and_give_what_they_give_on_a_cpu(hadamard: int) -> None:
-    """But for codes near a tie, which the reference may round the other way: a fraction."""
+def test_the_operator_gives_what_it_gives_on_a_cpu(hadamard: int) -> None:
+    """But for codes within 2^-21 of a tie, one in 1000 under a computed scale (nvfp4_quantize says): ten times that."""
     x = normal(5, 1024, torch.bfloat16)
     rows, tops = nvfp4_token_rows(x, hadamard)
     wanted, wanted_tops = nvfp4_token_rows(x.cpu(), hadamard)
-    torch.testing.assert_close(tops.cpu(), wanted_tops, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(tops.cpu(), wanted_tops, rtol=2.0**-20, atol=0.0)
     assert float((rows.cpu() != wanted).float().mean()) < 0.01
-    given_scale = torch.tensor(37.0)
-    (found,) = fp4_rows(x, given_scale.cuda(), "nvfp4", hadamard)
-    q = quantize(x.cpu(), "nvfp4", global_scale=given_scale, hadamard=hadamard or None)
-    assert float((found.cpu() != rows_of(q)).float().mean()) < 0.01

@@ -133,9 +133,7 @@ def nvfp4_token_rows(x: Tensor, hadamard: int) -> tuple[Tensor, Tensor]:
     if x.device.type == "cuda":
         from qkernels.triton.nvfp4_rounded import nvfp4_rounded
 
-        rows, top = nvfp4_rounded(x, hadamard=hadamard or None)
-        assert top is not None
-        return rows, top
+        return nvfp4_rounded(x, hadamard=hadamard or None)
     q = quantize(x, NVFP4_TOKEN, hadamard=hadamard or None)
     assert q.global_scale is not None
     return rows_of(replace(q, format=NVFP4_1L, global_scale=None)), q.global_scale.reshape(-1, 1)

@@ -81,15 +81,10 @@ def row_cases() -> list[qbench.CompileCase]:
             fp4_rows.expected(NVFP4),
         )
 
-    def rounded(dtype: str, m: int, k: int, had: int = 0, static: bool = False) -> qbench.CompileCase:
+    def rounded(dtype: str, m: int, k: int, had: int = 0) -> qbench.CompileCase:
         return qbench.CompileCase(
-            f"nvfp4_rounded[{dtype},{'static' if static else 'token'},had={had},m={m},k={k}]",
-            lambda: nvfp4_rounded.nvfp4_rounded(
-                matrix(m, k, dtype),
-                global_scale=one() if static else None,
-                by_row=not static,
-                hadamard=had or None,
-            ),
+            f"nvfp4_rounded[{dtype},had={had},m={m},k={k}]",
+            lambda: nvfp4_rounded.nvfp4_rounded(matrix(m, k, dtype), hadamard=had or None),
             nvfp4_rounded.expected(),
         )
 
@@ -117,7 +112,7 @@ def row_cases() -> list[qbench.CompileCase]:
         token("fp16", 16, 28672, 16),
         rounded("bf16", 4096, K),
         rounded("bf16", 1, 4480),
-        rounded("fp16", 4096, K, 16, static=True),
+        rounded("fp16", 4096, K, 16),
         norm(NVFP4, "bf16", 4096, K),
         norm(NVFP4, "fp16", 4096, K, residual=True),
         norm(MXFP4, "bf16", 16, K),

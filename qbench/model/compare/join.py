@@ -114,7 +114,8 @@ def compare_models(
     notes = [
         note for _, table in inputs.published for note in (f"{table.title}. {table.source}", *table.notes)
     ]
-    notes += [f"{others} results of other operations are not shown here"] if others else []
+    if others:
+        notes.append(f"{others} results are of other operations, which two runs compare case by case")
     ordered = sorted(groups, key=lambda group: (group.model, *_sizes(group.workload)))
     return Comparison(
         baseline, tuple(ordered), accuracy, tuple(dict.fromkeys(warnings)), tuple(dict.fromkeys(notes))

@@ -218,8 +218,8 @@ MUTANTS = (
     ),
     _v(
         "rounded-scale-not-nan",
-        'tl.where(byte == 0x7F, float("nan"), value)',
-        "value",
+        'tl.where(whole, scale, float("nan"))',
+        "scale",
         "a block with an infinity is finite",
     ),
     _v(
@@ -236,8 +236,8 @@ MUTANTS = (
     ),
     _v(
         "rounded-root-left-out",
-        "amax = amax_of(loaded, parts, PACKED, HALF) * rest",
-        "amax = amax_of(loaded, parts, PACKED, HALF)",
+        "magnitude_bits(amax * rest)",
+        "magnitude_bits(amax)",
         "scales of a rotated block are too large by the root of its size",
     ),
     _v(
