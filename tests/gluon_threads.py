@@ -161,6 +161,11 @@ def gdc_wait() -> None:
     _STATE.waited = True
 
 
+def after_previous(early: bool) -> None:
+    if early:
+        gdc_wait()
+
+
 def warp_specialize(partitions: list[Any], _warps: object, _registers: object) -> None:
     run_partitions(partitions, lambda arguments: not arguments[-1])
 
@@ -203,7 +208,7 @@ GL = types.SimpleNamespace(
 )  # fmt: skip
 MOVES = {
     "mbarrier": MBARRIER, "tma_load": tma_load, "warpgroup_mma": mma, "gdc_wait": gdc_wait, "barrier": lambda: None,
-    "warpgroup_mma_wait": lambda _, deps: deps[0], "gdc_launch_dependents": lambda: None,
+    "warpgroup_mma_wait": lambda _, deps: deps[0], "after_previous": after_previous,
     "fence_async_shared": lambda: None,
     "reinterpret": lambda memory, _dtype, shape, _layout: Shared(memory.values.reshape(shape)),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 transformers repeats keys and values for each head before it asks torch's attention, and under torch.compile does so in
 a decoding step, too: Llama-3.1-8B then writes and reads four times its cache at every step, in each layer, which no
-engine that serves does. Attention itself stays torch's `scaled_dot_product_attention`.
+engine that serves does. Attention itself is this harness's kernel on a GPU where it takes the shape (attend.py),
+otherwise torch's `scaled_dot_product_attention`.
 
 A prompt that begins a text needs no mask beside "no later token", which is what torch's fastest attention takes.
 transformers asks the device whether the cache is empty before it leaves the mask out, and never leaves it out while
@@ -96,6 +97,11 @@ def grouped(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return made
+    if query.device.type == "cuda" and not dropout:
+        from qbench.model.attend import attend, takes  # Triton is imported where a GPU needs it
+
+        if takes(query, key, value, attention_mask):
+            return attend(query, key, value, attention_mask, scaling), None
     rows = query.reshape(batch, key.shape[1], heads // key.shape[1], -1)
     y = torch.nn.functional.scaled_dot_product_attention(
         rows, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling

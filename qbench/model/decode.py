@@ -30,6 +30,22 @@ from qbench.model.graph import Compilations, Mode, NotOneGraph, captured, compil
 from qbench.turns import aside
 
 
+def largest(logits: Tensor) -> Tensor:
+    """[batch, 1]: where each text's logits [batch, vocabulary] are largest, the first such place.
+
+    In two steps: torch.compile makes one program of a row of 128256, which took 30 us of a step on an H200.
+    """
+    batch, vocabulary = logits.shape
+    size = next((size for size in range(512, 63, -8) if vocabulary % size == 0), 0)
+    if not size:
+        return logits.argmax(-1, keepdim=True)
+    parts = logits.view(batch, -1, size)
+    tops = parts.amax(-1)
+    part = tops.argmax(-1, keepdim=True)
+    chosen = parts.gather(1, part[..., None].expand(-1, -1, size))[:, 0]
+    return part * size + chosen.argmax(-1, keepdim=True)
+
+
 class Decoder:
     """A model with a static cache, ready to decode `new` tokens after a prompt [batch, prompt] of random tokens.
 
@@ -89,7 +105,7 @@ class Decoder:
                 self.model, self.history[:, : self.prompt], cache=self.cache, positions=positions
             )
         self.logits.copy_(logits[:, -1])
-        self.history[:, self.prompt] = self.logits.argmax(-1)
+        self.history[:, self.prompt] = largest(self.logits)[:, 0]
         self._place_at_prompt()
 
     def _place_at_prompt(self) -> None:
@@ -129,7 +145,7 @@ class Decoder:
         made = forward(self.model, token, cache=self.cache, positions=position[None], mask=self.seen)
         logits.copy_(made[:, -1])
         position.add_(1)
-        history.index_copy_(1, position, logits.argmax(-1, keepdim=True))
+        history.index_copy_(1, position, largest(logits))
         if self.seen is not None:  # after the last step there may be no further place
             self.seen.index_fill_(-1, position.clamp(max=self.seen.shape[-1] - 1), 0.0)
 
@@ -153,7 +169,7 @@ class Decoder:
         """
         if self.mode == "eager":
             return self._bound(self.step)
-        run = self._bound(compiled(self.step, self.mode))
+        run = self._bound(compiled(self.step, self.mode, self.device))
         try:
             self._begin()
             self.synchronize()

@@ -24,15 +24,28 @@ class NotOneGraph(RuntimeError):
     """The step could not be compiled into one graph, was compiled again, or could not be captured."""
 
 
-def compiled(step: Callable[..., None], mode: Mode) -> Callable[..., None]:
-    """The step under torch.compile; "traced" runs the one traced graph op by op, which any machine can.
+def compiled(step: Callable[..., None], mode: Mode, device: torch.device) -> Callable[..., None]:
+    """The step under torch.compile for that device; "traced" runs the one traced graph op by op, which any machine can.
 
-    What was compiled before is forgotten: a process that measures many models would otherwise run into the limit of
-    compilations of one function, and keep the graphs' memory.
+    From sm_90 on, the kernels that torch.compile writes begin while those before them end (Inductor's enable_pdl), as
+    engines' kernels do. What was compiled before is forgotten: a process that measures many models would otherwise run
+    into the limit of compilations of one function, and keep the graphs' memory.
     """
     torch.compiler.reset()
-    options: dict[str, Any] = {} if mode == "graph" else {"backend": "eager"}
-    return torch.compile(step, fullgraph=True, dynamic=False, **options)
+    if mode != "graph":
+        return torch.compile(step, fullgraph=True, dynamic=False, backend="eager")
+    options: dict[str, Any] | None = {"triton.enable_pdl": True} if _early_launches(device) else None
+    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+
+
+def _early_launches(device: torch.device) -> bool:
+    import torch._inductor.config as inductor
+
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+        and hasattr(inductor.triton, "enable_pdl")
+    )
 
 
 def captured(run: Callable[[], None], device: torch.device) -> Callable[[], None]:

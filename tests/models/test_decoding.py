@@ -144,8 +144,8 @@ def test_a_step_is_compiled_while_others_may_time(llama, monkeypatch, tmp_path):
     monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
     held, compiled = [], decode.compiled
 
-    def compiling(step, mode):
-        run = compiled(step, mode)
+    def compiling(step, mode, device):
+        run = compiled(step, mode, device)
         return lambda *tensors: (held.append(bool(turns._held)), run(*tensors))
 
     monkeypatch.setattr(decode, "compiled", compiling)

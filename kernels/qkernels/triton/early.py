@@ -5,10 +5,12 @@ A kernel launched early (`launch_pdl=True`) may start once every program of the 
 this saves is the latency of a launch, and, of two kernels that are launched together, whatever the second can do
 before its `gdc_wait`.
 
-The rule of these quantizers, by which a launch of any of them may follow any kernel and be followed by any:
-  1. Every program waits (`after_previous`) before it reads or writes anything but constants of the launch.
+The rule of this package's kernels, by which a launch of any of them may follow any kernel and be followed by any:
+  1. Every program waits (`after_previous`) before it reads or writes anything but constants of the launch. Products of
+     prepared weights fetch those before: nobody writes them between launches (prepared.py).
   2. Only then does it let its successors begin. So what follows starts no earlier than the kernel before has ended:
-     when a program of a successor runs, everything launched before this kernel is complete and visible.
+     when a program of a successor runs, everything launched before this kernel is complete and visible. Kernels that
+     torch.compile writes count on that: they wait only before they read what the kernel just before them wrote.
   3. A successor launched in the same call (the conversion after amax.py) may read x before its own wait. x is
      written by neither of the two, and by 2 whoever wrote it ended before the first of them let the second begin.
      It writes nothing, and does not read the maxima, before it has waited.

@@ -56,8 +56,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
+from qkernels.triton.early import after_previous
 from qkernels.triton.fp4_few_parts import all_parts, descriptors, fetch_weights, fetch_x, own_part
 from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
@@ -110,8 +111,7 @@ def multiply(
         base = 0
     else:
         base = gl.load(base_ptr).to(gl.int32) * 0x01000100
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     x_gain = 1.0
     if x_gs_ptr is not None:
         x_gain = reciprocal(gl.load(x_gs_ptr))
@@ -202,8 +202,6 @@ def fp4_few_sm90_kernel(
     WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, REGISTERS: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr, PIECE: gl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        gdc_launch_dependents()
     begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
     x = gl.allocate_shared_memory(x_desc.dtype, [S * C, P * BM, 64], X)
     words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], W)

@@ -59,8 +59,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
+from qkernels.triton.early import after_previous
 from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, tma_load
@@ -173,8 +174,7 @@ def multiply(
     tiles = across * down
     begin, stop = piece(plan, steps, program)
     shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     stage = 0
     phase = 0
     for number in range(count):
@@ -222,8 +222,6 @@ def fp4_gemm_sm90_kernel(
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
     EARLY: gl.constexpr, RULE: gl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        gdc_launch_dependents()
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(x_desc.dtype, [S, BM, 64], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 128], w_desc.layout)

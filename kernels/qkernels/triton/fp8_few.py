@@ -54,12 +54,13 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 import qbench
 from qkernels.format import FP8, FP8_TOKEN
 from qkernels.ops.require import require_operands
 from qkernels.tensor import QTensor
+from qkernels.triton.early import after_previous
 from qkernels.triton.fp4_few_plan import combine, steps_of
 from qkernels.triton.fp8_few_plan import COLUMNS, MAX_ROWS, Few8, choose, share, width
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
@@ -136,8 +137,7 @@ def multiply(
     bias = w_scale
     if bias_ptr is not None:
         bias = line(bias_ptr, first_item * R, n, R, True)
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     x_scale = line(x_scale_ptr, 0, m, BM, X_ROWS)
     for item in range(first_item, (end - 1) // steps + 1):
         low, high = max(begin, item * steps), min(end, (item + 1) * steps)
@@ -179,8 +179,6 @@ def fp8_few_kernel(
     TILE: gl.constexpr, STAGE: gl.constexpr, X_ROWS: gl.constexpr, W_ROWS: gl.constexpr, EVEN: gl.constexpr,
     EARLY: gl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        gdc_launch_dependents()
     begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
     w = gl.allocate_shared_memory(gl.float8e4nv, [S * C, P * R, 128], TILE)
     x = gl.allocate_shared_memory(gl.float8e4nv, [S * C, P * BM, 128], TILE)

@@ -39,8 +39,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
+from qkernels.triton.early import after_previous
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
 from qkernels.triton.mxfp4_operand_sm90 import decode, keep, layouts
@@ -169,8 +170,7 @@ def multiply(
     begin, stop = piece(plan, steps, program)
     shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
     gain, x_factor_ptr, w_factor_ptr, bias_ptr = parameters
-    if EARLY:
-        gdc_wait()
+    after_previous(EARLY)
     stage = 0
     phase = 0
     for number in range(count):
@@ -227,8 +227,6 @@ def mxfp4_gemm_sm90_kernel(
     GROUP: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        gdc_launch_dependents()
     T: gl.constexpr = L[0]
     x = gl.allocate_shared_memory(gl.float8e4nv, [S, BM, 128], x_desc.layout)
     words = gl.allocate_shared_memory(gl.int32, [S, T, 256], w_desc.layout)
