@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qbench import gemm_error, within
+from qbench.model.attend import attend
 from qkernels import reference
 from qkernels.api import matmul, quantize
 from qkernels.compare import compare_quantized
@@ -45,6 +46,7 @@ from qkernels.triton.fp4_gemm_quantize import nvfp4_gemm_quantize
 from qkernels.triton.fp4_rows import nvfp4_token
 from qkernels.triton.mxfp4_fold import mxfp4_fold
 from qkernels.triton.nvfp4_rounded import nvfp4_rounded
+from tests import attention
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FP4 = (
@@ -129,6 +131,26 @@ def rounded() -> Iterator[Run]:
                 lambda x=x, had=had: nvfp4_rounded(x, hadamard=had)[0],
                 lambda out, x=x, had=had: None if torch.equal(out, wanted(x, had)) else "not what is decoded",
             )
+
+
+def attended() -> Iterator[Run]:
+    """Attention of one token, in one part and in several, of heads that fill a product's rows and do not."""
+    for dtype in attention.DTYPES:
+        for texts, shared, width, places in (
+            (1, 4, 128, 208),
+            (3, 5, 64, 33),
+            (2, 1, 16, 65),
+            (2, 64, 128, 7),
+            (2, 32, 256, 65),
+        ):
+            for kind in attention.MASKS:
+                of = attention.rows(texts, 2, shared, width, places, dtype)
+                mask = attention.mask_of(kind, of)
+                yield (
+                    f"attention {dtype} {texts}x{2 * shared}x{places}x{width}, mask {kind}",
+                    lambda of=of, mask=mask: attend(*of, mask, None),
+                    lambda y, of=of, mask=mask: attention.is_wrong(y, of, mask, None),
+                )
 
 
 def products() -> Iterator[Run]:
@@ -260,6 +282,7 @@ def main() -> int:
         *quantizers(),
         *fused(),
         *rounded(),
+        *attended(),
         *products(),
         *prepared_products(),
         *quantized_products(),

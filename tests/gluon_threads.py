@@ -2,7 +2,8 @@
 
 Its own source runs, launcher included: `gl` and what moves data are exchanged for stand-ins. Shared memory is arrays of
 numbers, NaN at first (where a swizzled byte lies is not told); a barrier counts arrivals and bytes as the hardware's;
-nothing of x may be read, and nothing written, before gdc_wait. A program runs after the other, in either order.
+before gdc_wait nothing of x may be read, nothing written, and the next kernel not let in. A program runs after the
+other, in either order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from qkernels.triton import fp4_few_plan, fp8_few
+from qkernels.triton import early, fp4_few_plan, fp8_few
 
 _STATE = threading.local()
 _FAILED = threading.Event()
@@ -161,9 +162,8 @@ def gdc_wait() -> None:
     _STATE.waited = True
 
 
-def after_previous(early: bool) -> None:
-    if early:
-        gdc_wait()
+def gdc_launch_dependents() -> None:
+    assert _STATE.waited, "the next kernel may begin before gdc_wait"
 
 
 def warp_specialize(partitions: list[Any], _warps: object, _registers: object) -> None:
@@ -208,7 +208,7 @@ GL = types.SimpleNamespace(
 )  # fmt: skip
 MOVES = {
     "mbarrier": MBARRIER, "tma_load": tma_load, "warpgroup_mma": mma, "gdc_wait": gdc_wait, "barrier": lambda: None,
-    "warpgroup_mma_wait": lambda _, deps: deps[0], "after_previous": after_previous,
+    "warpgroup_mma_wait": lambda _, deps: deps[0], "gdc_launch_dependents": gdc_launch_dependents,
     "fence_async_shared": lambda: None,
     "reinterpret": lambda memory, _dtype, shape, _layout: Shared(memory.values.reshape(shape)),
 }  # fmt: skip
@@ -222,6 +222,9 @@ def python_of(module: Any, names: dict[str, Any]) -> dict[str, Any]:
         if code and name not in names:
             made[name] = types.FunctionType(code, made)
     return made
+
+
+MOVES["after_previous"] = python_of(early, MOVES)["after_previous"]
 
 
 class Kernel:

@@ -188,7 +188,11 @@ def _program(program: int, sizes: Sizes, x: Any, read: Any, out: Any) -> dict[st
         }
     )  # fmt: skip
     barriers = types.SimpleNamespace(
-        MBarrierLayout=lambda: None, init=lambda *_, count: None, wait=wait, expect=line.expected.__setitem__
+        MBarrierLayout=lambda: None,
+        init=lambda *_, count: None,
+        wait=wait,
+        expect=line.expected.__setitem__,
+        invalidate=line.index,
     )
     names = dict(
         vars(subject), gl=gl, mbarrier=barriers, fence_async_shared=lambda: None, barrier=lambda: None, tma_load=copy,

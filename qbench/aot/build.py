@@ -138,6 +138,7 @@ def _metrics(
         instructions=read.instructions,
         looped=read.looped,
         overwritten=read.overwritten,
+        reused=read.reused,
         iterations=counted[3],
         histogram=read.histogram,
         global_loads=read.global_loads,

@@ -108,7 +108,7 @@ def metrics_from_json(read: Mapping[str, Any]) -> Metrics:
     if set(read) != names:
         raise ValueError(f"fields {sorted(set(read) ^ names)} are missing or unknown")
     counts = {name: {int(width): int(count) for width, count in read[name].items()} for name in _WIDTHS}
-    lists = {name: tuple(read[name]) for name in ("divisible", "overwritten")}
+    lists = {name: tuple(read[name]) for name in ("divisible", "overwritten", "reused")}
     return Metrics(**{**read, **counts, **lists})
 
 

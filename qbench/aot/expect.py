@@ -10,7 +10,7 @@ Targets are keys: "*" for every one, "sm_90", or several, "sm_80 sm_89 sm_120".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -60,7 +60,8 @@ class Expectation:
     load_bits    the widest global load must have at least so many bits. Bulk (TMA) copies count as wide enough
     store_bits   the widest global store
     unsupported  the launch must fail or the compiler refuse it, and why
-    races        why an operand of a product in flight may be overwritten (`qbench.aot.in_flight`); never, by default
+    races        why an operand of a product in flight may be overwritten (`qbench.aot.in_flight`), or the memory of a
+                 barrier be used again (`qbench.aot.reused`); never, by default
     """
 
     required: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -117,17 +118,26 @@ def check(metrics: Metrics, expectation: Expectation, target: Limits) -> list[Fi
         found.append(
             _worse("spill", f"spills {spill_words(metrics)}{f', allowed {allowed}' if allowed else ''}")
         )
-    if metrics.overwritten and not applying(expectation.races, target.name):
-        found.append(_race(metrics.overwritten))
+    if not applying(expectation.races, target.name):
+        found += _races(metrics)
     return [*found, *_limits(metrics, target)]
 
 
-def _race(writers: Sequence[str]) -> Finding:
-    more = f" and {len(writers) - 1} others" if len(writers) > 1 else ""
-    return _worse(
-        "race",
-        f"a product's operand in registers is overwritten while the product may still read it: {writers[0]}{more}",
+def _races(metrics: Metrics) -> list[Finding]:
+    """Where results depend on when something happens."""
+    kinds = (
+        (
+            "a product's operand in registers is overwritten while the product may still read it",
+            metrics.overwritten,
+        ),
+        ("data is written where a barrier lies that was not invalidated", metrics.reused),
     )
+    found = []
+    for words, writers in kinds:
+        if writers:
+            more = f" and {len(writers) - 1} others" if len(writers) > 1 else ""
+            found.append(_worse("race", f"{words}: {writers[0]}{more}"))
+    return found
 
 
 def spill_words(metrics: Metrics) -> str:

@@ -19,6 +19,7 @@ class Metrics:
     instructions           without padding
     looped                 of them inside loops of the machine code
     overwritten            instructions that write an operand of a product in flight: a race (see in_flight)
+    reused                 instructions that write data where a barrier lies (see reused)
     iterations             of the loops a program is in, counted in Triton's IR: 1 without a loop, None where unknown
     histogram              opcode, normalised over disassembler versions -> count
     global_loads, ...      width in bits -> count; bulk (TMA) copies carry no width and are in the histogram alone
@@ -37,6 +38,7 @@ class Metrics:
     instructions: int
     looped: int
     overwritten: tuple[str, ...]
+    reused: tuple[str, ...]
     iterations: int | None
     histogram: Mapping[str, int]
     global_loads: Mapping[int, int]

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from qbench.aot.branches import Instruction, loops
 from qbench.aot.in_flight import overwritten
+from qbench.aot.reused import reused
 
 _BYTES = 16  # of one instruction, since Volta
 _SAME = {
@@ -57,6 +58,7 @@ class Code:
     instructions: int
     looped: int
     overwritten: tuple[str, ...]
+    reused: tuple[str, ...]
     histogram: dict[str, int]
     global_loads: dict[int, int]
     global_stores: dict[int, int]
@@ -99,6 +101,7 @@ def summarize(instructions: Sequence[Instruction], kinds: Sequence[str] = ()) ->
         instructions=histogram.total(),
         looped=looped(instructions),
         overwritten=overwritten(instructions),
+        reused=reused(instructions),
         histogram=dict(sorted(histogram.items())),
         **{name: dict(sorted(counts.items())) for name, counts in widths.items()},
         spill_bytes=spilled,

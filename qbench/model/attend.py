@@ -32,6 +32,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 WIDTHS = (16, 32, 64, 128, 256)  # of heads
 MOST_ROWS = 64  # heads that share keys
+MOST_SUMS = 8192  # of all rows of a program: more spill, and do not fit the shared memory of sm_89 and sm_120
 LEAST_PART, MOST_PARTS = 64, 16  # places of a part, parts of a group
 _LIBRARY = torch.library.Library("qbench", "FRAGMENT")
 
@@ -118,16 +119,24 @@ def join_kernel(part_ptr, out_ptr, parts, WIDTH: tl.constexpr, PARTS: tl.constex
 
 def takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
     """Is it attention that `attend` computes? On a GPU, of 16 bits, of one token, heads of a width of WIDTHS that lie
-    without gaps, and a mask of all heads."""
+    without gaps, and a mask of all heads. Not where a derivative is asked for: the operator has none."""
+    given = (query, key, value) if mask is None else (query, key, value, mask)
     alike = query.dtype == key.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
-    shared = query.shape[1] // key.shape[1]
-    if query.device.type != "cuda" or not alike or query.shape[2] != 1 or shared > MOST_ROWS:
+    texts, heads, tokens, width = query.shape
+    groups, places = key.shape[1:3]
+    if query.device.type != "cuda" or not alike or tokens != 1 or width not in WIDTHS or not places:
         return False
-    if query.shape[-1] not in WIDTHS or key.shape != value.shape or query.shape[-1] != key.shape[-1]:
+    if torch.is_grad_enabled() and any(each.requires_grad for each in given):
         return False
-    if mask is not None and (mask.dim() != 4 or mask.shape[1:3] != (1, 1) or mask.shape[-1] != key.shape[2]):
+    if key.shape != value.shape or key.shape != (texts, groups, places, width):
         return False
-    return all(each.stride(-1) == 1 for each in (query, key, value) + (() if mask is None else (mask,)))
+    if heads % groups or heads // groups > min(MOST_ROWS, MOST_SUMS // width):
+        return False
+    if mask is not None and (mask.shape[1:] != (1, 1, places) or mask.shape[0] not in (1, texts)):
+        return False
+    if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
+        return False
+    return all(each.stride(-1) == 1 for each in given)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -1,11 +1,13 @@
 """Hopper's products in Gluon, compiled for sm_90 without a GPU, in every shape that is chosen.
 
 What correct results do not show: that no register is written which a product still reads, that ptxas lets products run
-while the next operand is decoded (it gives up silently, with a wait after each), and that nothing is spilled.
+while the next operand is decoded (it gives up silently, with a wait after each), that nothing is spilled, and that the
+next kernel is let in behind the wait for the one before.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,25 @@ def judge(made: Any, product: str, shape: Shape, folder: Path) -> None:
     waits = [operands for opcode, operands in instructions if opcode.startswith("WARPGROUP.DEPBAR")]
     assert [wait.rpartition(",")[2].strip() for wait in waits] == ["0x1", "0x1", "0x0"]
     assert made.metadata.shared <= 227 * 1024
+    assert lets_the_next_one_in_behind_a_wait(made.asm["ptx"])
+
+
+def lets_the_next_one_in_behind_a_wait(ptx: str) -> bool:
+    """Once, and no label lies between the two: nothing gets there without waiting (the second rule of early.py)."""
+    lines = [line.strip() for line in ptx.splitlines()]
+    (at,) = (i for i, line in enumerate(lines) if line.startswith("griddepcontrol.launch_dependents"))
+    before = (line for line in reversed(lines[:at]) if re.match(r"\S+:|griddepcontrol\.wait", line))
+    return next(before, "").startswith("griddepcontrol.wait")
+
+
+def test_a_kernel_that_lets_the_next_one_in_without_a_wait_is_seen() -> None:
+    wait, begin = (
+        "\tgriddepcontrol.wait; // dummy %r1\n",
+        "\tgriddepcontrol.launch_dependents; // dummy %r2\n",
+    )
+    assert lets_the_next_one_in_behind_a_wait(f"$L__BB0_1:\n{wait}\tmov.u32 %r3, 0;\n{begin}")
+    for ptx in (begin + wait, f"$L__BB0_1:\n{begin}{wait}", f"{wait}$L__BB0_1:\n{begin}"):
+        assert not lets_the_next_one_in_behind_a_wait(ptx)
 
 
 def shared_tiles(shape: Shape, split: bool) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """Decoding as it is timed: the model's own tokens, one graph, and the bugs that the timing test's check sees."""
 
 import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from torch import nn
 pytest.importorskip("transformers", reason="transformers is not installed; pip install pytest-qbench[models]")
 
 from qbench import turns
+from qbench.aot.pretend import on_device
+from qbench.aot.target import get_target
 from qbench.check import WrongResult
-from qbench.model import Decoder, NotOneGraph, decode
+from qbench.model import Decoder, NotOneGraph, attend, decode
+from qbench.model.attend import takes
 from qbench.model.cache import static_cache
-from qbench.model.graph import Compilations
+from qbench.model.graph import Compilations, _early_launches, compiled
 from qbench.model.verify import Decoded, agrees, decoded, found, text_of, uncached, watched
 from qkernels import models
 
@@ -155,6 +160,52 @@ def test_a_step_is_compiled_while_others_may_time(llama, monkeypatch, tmp_path):
         assert held == [False, True, True, True], (
             "compiled aside; once more, and twice to decode, within the turn"
         )
+
+
+@pytest.mark.parametrize(
+    ("target", "mode", "options"),
+    [
+        ("sm_80", "graph", None),
+        ("sm_90", "graph", {"triton.enable_pdl": True}),
+        ("sm_120", "graph", {"triton.enable_pdl": True}),
+        ("sm_90", "traced", None),
+        ("", "graph", None),
+    ],
+)
+def test_from_sm_90_on_what_torch_writes_is_launched_early(target, mode, options, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda step, **named: asked.append(named))
+    with on_device(get_target(target)) if target else nullcontext():
+        compiled(lambda: None, mode, torch.device("cuda" if target else "cpu"))
+    assert [each.get("options") for each in asked] == [options] and asked[0]["fullgraph"]
+
+
+def test_a_torch_that_launches_nothing_early_is_not_asked_to(monkeypatch):
+    import torch._inductor.config
+
+    monkeypatch.setattr(torch._inductor, "config", SimpleNamespace(triton=SimpleNamespace()))
+    with on_device(get_target("sm_90")):
+        assert not _early_launches(torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_a_gpu_a_replayed_step_decodes_the_tokens_of_the_eager_one(dtype, monkeypatch):
+    """By this harness's attention. Rounding differs: the first token that does must be almost the likeliest."""
+    model = models.build("tiny-llama", device="cuda", dtype=dtype)
+    eager, graph = (Decoder(model, batch=3, prompt=5, new=40, mode=mode) for mode in ("eager", "graph"))
+    eager.prefill()
+    logits, taken = [eager.logits.clone()], []
+    with monkeypatch.context() as patch:
+        patch.setattr(attend, "takes", lambda *given: taken.append(takes(*given)) or taken[-1])
+        logits += eager.decode(watch=range(40)).values()
+    assert taken == [True] * 2 * 40, "of each layer, at each step"
+    found = run(graph)
+    assert problem(graph) is None
+    for text, (wanted, token) in enumerate(zip(eager.tokens, found, strict=True)):
+        for place in (wanted != token).nonzero()[:1, 0].tolist():
+            rival = logits[place][text].float()
+            assert rival[wanted[place]] - rival[token[place]] <= 0.05 * rival.abs().max()
 
 
 class Breaking(nn.Linear):

@@ -68,6 +68,8 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "fold-codes-of": "checks_epilogue",
     "quantized-products": "checks_epilogue",
     "quantized-layers": "checks_epilogue",
+    "attend": "checks_attend",
+    "attend-takes": "checks_attend",
 }
 CHECKS = (*(f"quantizer:{name}" for name in QUANTIZER), *(f"gemm:{name}" for name in GEMM), *OWN)
 EXAMPLES = 25  # of hypothesis, for each check

@@ -23,6 +23,7 @@ COPY = replace(
     flops=0,
     looped=0,
     overwritten=(),
+    reused=(),
     iterations=1,
     instructions=100,
     bytes_read=8192,

@@ -23,6 +23,7 @@ BASE = Metrics(
     instructions=1320,
     looped=600,
     overwritten=(),
+    reused=(),
     iterations=64,
     histogram={
         "LDG.128": 8,
@@ -306,3 +307,9 @@ def test_an_operand_overwritten_in_flight_is_worse_unless_it_is_accepted_with_a_
     assert "may still read it: MOV R152, R9 and 1 others" in found.words
     accepted = Expectation(races={"sm_90": "the wait is in assembly"})
     assert verdict(expectation=accepted, overwritten=("MOV R152, R9",)).verdict is Outcome.SAME
+
+
+def test_data_where_a_barrier_lies_is_worse() -> None:
+    found = verdict(reused=("STS [R224+0x2e600],R7",))
+    assert (found.verdict, found.as_declared) == (Outcome.WORSE, False)
+    assert "data is written where a barrier lies that was not invalidated: STS" in found.words

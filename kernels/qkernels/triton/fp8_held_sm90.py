@@ -239,6 +239,8 @@ def fp8_held_sm90_kernel(
         limit = gl.where((first + R - 1 - n >= 0) & (turns > 0), beyond if n == 0 else PIECES, 0)
         store_tile(out_ptr, slots[R - 1 - n], base, R - 1 - n, limit, inverse, finite, HALF)
     tidy(counter_ptr)
+    for s in range(S):  # until here, or the maxima were exchanged through their memory
+        mbarrier.invalidate(full.index(s))
 
 
 def share(

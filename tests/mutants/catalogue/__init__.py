@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.catalogue import (
     amax_launch,
+    attend,
     codec,
     decode,
     device,
@@ -61,4 +62,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *reference_rules.MUTANTS,
     *rest.MUTANTS,
     *judges.MUTANTS,
+    *attend.MUTANTS,
 )

@@ -9,6 +9,7 @@ from tests.mutants.mutant import Mutant
 _e = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few.py")
 _c = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few_plan.py")
 _p = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_parts.py")
+_f = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_sm90.py")
 
 MUTANTS = (
     _e(
@@ -70,5 +71,28 @@ MUTANTS = (
         "[COLUMNS, chunks // p * COLUMNS, stride, 1]",
         "[COLUMNS, COLUMNS, stride, 1]",
         "the second part of x is the first, a unit later",
+    ),
+    # --- launches that begin early
+    _e(
+        "few-next-kernel-let-in-at-once",
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    w = ",
+        "    gdc_launch_dependents()\n"
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    w = ",
+        "what comes next begins while the kernel before still writes",
+    ),
+    _f(
+        "few-fp4-next-kernel-let-in-at-once",
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    x = ",
+        "    gdc_launch_dependents()\n"
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    x = ",
+        "what comes next begins while the kernel before still writes",
+    ),
+    Mutant(
+        "early-next-kernel-before-the-wait",
+        "        gdc_wait()\n        gdc_launch_dependents()\n",
+        "        gdc_launch_dependents()\n        gdc_wait()\n",
+        "what comes next begins while the kernel before still writes",
+        "fp8-few",
+        file="qkernels/triton/early.py",
     ),
 )
