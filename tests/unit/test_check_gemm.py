@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 import torch
 
@@ -78,6 +80,33 @@ def test_a_broken_product_is_caught_by_the_check_meant_for_it_and_named(bug: str
     message = str(caught.value)
     assert provider.__name__ in message and f'"{check}"' in message
     assert words in message, message
+
+
+@pytest.mark.parametrize("bug", ["alpha dropped, both", "K tail ignored", "strides ignored", "NaN lost"])
+def test_the_program_of_a_failure_fails_as_it_did(bug: str) -> None:
+    provider, check, fmt, activation, _ = BROKEN[bug]
+    with pytest.raises(WrongResult) as caught:
+        check_gemm(provider, fmt, activation, device="cpu", checks=[check], examples=7)
+    first = str(caught.value)
+    finding, _, program = first.partition("\nreproduce with:\n")
+    assert f"from tests.unit.gemms import {provider.__name__}" in program and "to reproduce" not in finding
+    with pytest.raises(WrongResult) as caught:
+        exec(textwrap.dedent(program), {})
+    assert str(caught.value) == first
+
+
+def test_the_program_states_what_was_asked_for() -> None:
+    def local(a: Operand, b: QTensor, bias: torch.Tensor) -> Thunk:
+        return no_alpha(a, b)
+
+    with pytest.raises(WrongResult) as caught:
+        check_gemm(local, NVFP4, NVFP4, bias=True, dtypes=[torch.float16], out_dtype=torch.float32, device="cpu",
+                   checks=["values"])  # fmt: skip
+    program = str(caught.value).partition("reproduce with:\n")[2]
+    assert "bias=True, dtypes=[torch.float16], out_dtype=torch.float32, examples=25" in program
+    assert "<locals>.local of" in program
+    with pytest.raises(WrongResult, match="is not a correct product"):
+        exec(textwrap.dedent(program), {"local": local})
 
 
 def test_a_bias_added_after_rounding_is_caught_and_named() -> None:

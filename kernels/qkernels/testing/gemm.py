@@ -20,6 +20,7 @@ from qkernels.testing import gemm_cases as cases
 from qkernels.testing.gemm_kind import GemmCase, Kind
 from qkernels.testing.inputs import DTYPES
 from qkernels.testing.product import Product, settle
+from qkernels.testing.report import indent, product_reproducer, without_reproducer
 from qkernels.testing.subject import Failed, Refused
 
 Judge = Callable[[Product, GemmCase], Mismatch | None]
@@ -66,7 +67,7 @@ def check_gemm(
             f"{asked.name} refused every product, so nothing was checked; its last reason: {refusal}"
         ) from refusal
     for name in names:
-        _run(name, GEMM_CHECKS[name], product, examples)
+        _run(name, GEMM_CHECKS[name], product, asked, examples)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _names(product: Product, checks: Iterable[str] | None) -> list[str]:
     return names
 
 
-def _run(name: str, check: GemmCheck, product: Product, examples: int) -> None:
+def _run(name: str, check: GemmCheck, product: Product, asked: Product, examples: int) -> None:
     taken, reason = 0, ""
     for case in check.cases(product.kind, examples):
         try:
@@ -176,9 +177,10 @@ def _run(name: str, check: GemmCheck, product: Product, examples: int) -> None:
         taken += 1
         if wrong is not None:
             bias = "" if case.bias is None else f", bias [{case.bias.shape[0]}]"
-            raise WrongResult(
-                f'{product.name} is not a correct product: check "{name}"\ncase: {case}{bias}\n{wrong}'
-            )
+            lines = [f'{product.name} is not a correct product: check "{name}"', f"case: {case}{bias}",
+                     *without_reproducer(wrong), "reproduce with:",
+                     indent(product_reproducer(asked, name, examples))]  # fmt: skip
+            raise WrongResult("\n".join(lines))
     if not taken:
         raise WrongResult(f'{product.name} refused every case of the check "{name}", so nothing was checked; '
                           f"its last reason: {reason}")  # fmt: skip

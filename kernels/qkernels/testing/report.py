@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qbench import Mismatch
 from qkernels.compare.reproduce import format_source, tensor_source
-from qkernels.testing.inputs import Sample
+from qkernels.testing.inputs import DTYPES, Sample
+from qkernels.testing.product import Product
 from qkernels.testing.subject import Subject
 
 WRITTEN_AS_NUMBERS = 160
@@ -28,13 +29,17 @@ def describe(subject: Subject, check: str, sample: Sample, mismatch: Mismatch) -
     m, k = sample.x.shape
     lines = [f'{subject.name} is not a correct {subject.format.name} quantizer{options}: check "{check}"{aspect}',
              f"case: {str(sample.x.dtype)[6:]} [{m}, {k}], {sample.layout}, {_values(sample.x)}",
-             *_without_reproducer(mismatch), "reproduce with:",
-             *("    " + line if line else "" for line in reproducer(subject, check, sample).splitlines())]  # fmt: skip
+             *without_reproducer(mismatch), "reproduce with:",
+             indent(reproducer(subject, check, sample))]  # fmt: skip
     return "\n".join(lines)
 
 
-def _without_reproducer(mismatch: Mismatch) -> list[str]:
-    """The comparator shows the reference on this input; the program below runs the quantizer as well."""
+def indent(program: str) -> str:
+    return "\n".join("    " + line if line else "" for line in program.splitlines())
+
+
+def without_reproducer(mismatch: Mismatch) -> list[str]:
+    """The comparator shows the reference on this input; the program below runs what is tested as well."""
     lines = str(mismatch).splitlines()
     if "  to reproduce:" not in lines:
         return lines
@@ -63,6 +68,27 @@ def reproducer(subject: Subject, check: str, sample: Sample) -> str:
             "",
             *made,
             f"replay({_name_of(subject.provider)}, {format_source(subject.format)}, x, {arguments})",
+        ]
+    )
+
+
+def product_reproducer(product: Product, check: str, examples: int) -> str:
+    """A program that runs one check of a product alone, and fails as it failed: its cases follow from seeds."""
+    kind = product.kind
+    arguments = [_name_of(product.provider), format_source(kind.weight)]
+    arguments += [format_source(kind.activation)] if kind.activation is not None else []
+    arguments += ["bias=True"] if kind.bias else []
+    arguments += [f"dtypes={list(kind.dtypes)}"] if kind.dtypes != DTYPES else []
+    arguments += [f"out_dtype={kind.out_dtype}"] if kind.out_dtype is not None else []
+    arguments += [f"examples={examples}", f"device={str(product.device)!r}", f"checks={[check]!r}"]
+    return "\n".join(
+        [
+            "import qkernels",
+            "import torch",
+            "from qkernels.testing import check_gemm",
+            _import_of(product.provider),
+            "",
+            f"check_gemm({', '.join(arguments)})",
         ]
     )
 

@@ -9,7 +9,7 @@ of two bf16.
 A block that holds inf or NaN is NaN. Layout: x by rows, out without gaps.
 
 Predicted (H200): a launch less in a step of decoding, 2 us a layer; 4096 x 8192 fp16 31 us for 41, of which 31 are the
-memory's (64 MiB in, 64 out). Measured in a step of one token (torch 2.11, Triton 3.6, the launches of a CUDA graph by the
+memory's (64 MiB in, 64 out). Measured in a step of one token (torch 2.11, Triton 3.6, launches of a CUDA graph by the
 profiler): 2.4 us for rows of 4096 and 14336 (Llama-3.1-8B), 2.9 for 4480 to 15680 (Nemotron-Nano). Large matrices were
 not timed. Compiled for sm_90: 21.5 instructions an element of bf16, 22 us of issue slots at 4096 x 8192.
 """
