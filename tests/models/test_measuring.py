@@ -15,6 +15,7 @@ from qbench.check import WrongResult
 from qbench.measure import Bench
 from qbench.model import Decoder, Variant, cases
 from qbench.model.traffic import Matrices, Traffic, least_ns, matrices, weight_bytes
+from qbench.model.trial import _other_text
 from qbench.result import Ceilings
 from qbench.timing import TimingPolicy
 from qkernels import models
@@ -206,9 +207,22 @@ def test_other_tokens_while_timing_are_wrong(bench):
     trial.check()
     head = trial.decoder.model.lm_head
     head.weight = nn.Parameter(head.weight.roll(1, 0), requires_grad=False)
-    with pytest.raises(WrongResult, match="the same text must be decoded each time"):
+    with pytest.raises(WrongResult, match="the same text must be decoded each time") as caught:
+        trial.measure()
+    assert "in 1 of 1 texts (0), the first at token 0" in str(caught.value)
+    head.weight[:, 0] = torch.nan
+    with pytest.raises(WrongResult, match="logits are NaN: the same text"):
         trial.measure()
     bench.let_go()
+
+
+def test_which_texts_became_others_is_said():
+    assert _other_text(torch.zeros(3, 4, dtype=torch.bool)) == ""
+    differs = torch.zeros(9, 4, dtype=torch.bool)
+    differs[1:8, 2] = differs[3, 3] = True
+    said = _other_text(differs)
+    assert said.startswith("8 of 36 tokens differ from those of the checked run, in 7 of 9 texts (1, 2, 3, 4, 5, 6, …)")
+    assert said.endswith(", the first at token 2")
 
 
 def test_a_recipe_that_breaks_the_cache_is_wrong_before_it_is_timed(bench):
