@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from qbench.aot.driver import compilable
 from qbench.aot.in_flight import overwritten
+from qbench.aot.reused import reused
 from qbench.aot.sass import code_of, disassemble
 from qkernels.triton import fp4_gemm_sm90, mxfp4_gemm_sm90
 from qkernels.triton.stream_plan import Plan, Shape, beside
@@ -54,7 +57,7 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], shap
 def judge(made: Any, product: str, shape: Shape, folder: Path) -> None:
     (instructions,) = disassemble([code_of(made.asm["cubin"])], "sm_90a", folder)
     opcodes = [opcode for opcode, _ in instructions]
-    assert not overwritten(instructions)
+    assert not overwritten(instructions) and not reused(instructions)
     products = [i for i, opcode in enumerate(opcodes) if opcode.startswith(product)]
     # where warps of their own sum parts, registers are few, and a tile's end may spill some: never the loop
     loop = opcodes[products[0] : products[-1]]
@@ -84,6 +87,37 @@ def test_a_kernel_that_lets_the_next_one_in_without_a_wait_is_seen() -> None:
     assert lets_the_next_one_in_behind_a_wait(f"$L__BB0_1:\n{wait}\tmov.u32 %r3, 0;\n{begin}")
     for ptx in (begin + wait, f"$L__BB0_1:\n{begin}{wait}", f"{wait}$L__BB0_1:\n{begin}"):
         assert not lets_the_next_one_in_behind_a_wait(ptx)
+
+
+@gluon.jit
+def waiting_kernel(x_ptr, out_ptr, WAITS: gl.constexpr, ENDS: gl.constexpr):
+    """A sum through shared memory, beside a barrier: waited for or not, invalidated at the end or not."""
+    L: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    place = gl.arange(0, 1024, L)
+    held = gl.allocate_shared_memory(gl.float32, [1024], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    barrier = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(barrier, count=1)
+    x = gl.load(x_ptr + place)
+    held.store(x)
+    if WAITS:
+        mbarrier.arrive(barrier, count=1)
+        mbarrier.wait(barrier, 0)
+    total = gl.sum(x, axis=0)
+    gl.store(out_ptr + place, held.load(L) * total)
+    if ENDS:
+        mbarrier.invalidate(barrier)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_memory_of_a_barrier_is_given_away_after_its_last_use_and_that_is_seen(
+    waits: bool, tmp_path: Path
+) -> None:
+    shape = Shape(1, 1, 1, 4, 0, 0, 0, 0, 0)  # its warps are looked at
+    for ends in (False, True):
+        types = {"x_ptr": "*fp32", "out_ptr": "*fp32"}
+        made = compiled(waiting_kernel, types, {"WAITS": waits, "ENDS": ends}, shape)
+        (instructions,) = disassemble([code_of(made.asm["cubin"])], "sm_90a", tmp_path)
+        assert bool(reused(instructions)) is not ends
 
 
 def shared_tiles(shape: Shape, split: bool) -> tuple[int, int]:

@@ -221,7 +221,9 @@ def test_which_texts_became_others_is_said():
     differs = torch.zeros(9, 4, dtype=torch.bool)
     differs[1:8, 2] = differs[3, 3] = True
     said = _other_text(differs)
-    assert said.startswith("8 of 36 tokens differ from those of the checked run, in 7 of 9 texts (1, 2, 3, 4, 5, 6, …)")
+    assert said.startswith(
+        "8 of 36 tokens differ from those of the checked run, in 7 of 9 texts (1, 2, 3, 4, 5, 6, …)"
+    )
     assert said.endswith(", the first at token 2")
 
 
