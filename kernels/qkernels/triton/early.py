@@ -6,8 +6,8 @@ this saves is the latency of a launch, and, of two kernels that are launched tog
 before its `gdc_wait`.
 
 The rule of this package's kernels, by which a launch of any of them may follow any kernel and be followed by any:
-  1. Every program waits (`after_previous`) before it reads or writes anything but constants of the launch. Products of
-     prepared weights fetch those before: nobody writes them between launches (prepared.py).
+  1. Every program waits (`after_previous`) before it reads or writes anything but constants of the launch. Products
+     fetch prepared weights before: nobody writes those between launches (prepared.py).
   2. Only then does it let its successors begin. So what follows starts no earlier than the kernel before has ended:
      when a program of a successor runs, everything launched before this kernel is complete and visible. Kernels that
      torch.compile writes count on that: they wait only before they read what the kernel just before them wrote.
