@@ -77,6 +77,7 @@ class Shared:
     values: dict[int, Any] = field(default_factory=dict)
     ready: set[int] = field(default_factory=set)
     expected: dict[int, int] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
 
     def index(self, s: int) -> int:
         assert 0 <= s < self.stages, f"stage {s} of {self.stages}"
@@ -122,6 +123,7 @@ def held(pieces: int, sizes: Sizes) -> int:
             sizes.slots, sizes.stages, sizes.stage, True, 0,
         )  # fmt: skip
         assert len(found["met"]) == 1, "a program does not meet the others once"
+        assert found["line"].ended == list(range(sizes.stages)), "a barrier's memory may be used again"
         seen |= found["met"][0]
     assert seen.all(), f"{int((~seen).sum())} words are not in the maximum, the first {np.argmin(seen)}"
     assert (out == np.arange(8 * pieces) // 2 + 1).all(), f"codes are missing, the first {np.argmin(out)}"
@@ -192,13 +194,13 @@ def _program(program: int, sizes: Sizes, x: Any, read: Any, out: Any) -> dict[st
         init=lambda *_, count: None,
         wait=wait,
         expect=line.expected.__setitem__,
-        invalidate=line.index,
+        invalidate=lambda stage: line.ended.append(line.index(stage)),
     )
     names = dict(
         vars(subject), gl=gl, mbarrier=barriers, fence_async_shared=lambda: None, barrier=lambda: None, tma_load=copy,
         reinterpret=lambda memory, _dtype, shape, _layout: Tiles(memory, shape), largest_words=largest, _ROW=LINE,
         largest_value=lambda best, _half: best, magnitude_bits=lambda best: best, meet=meet, tidy=lambda _counter: None,
-        scale_of_tensor=lambda _amax: (2, 1, True), values=values, met=met,
+        scale_of_tensor=lambda _amax: (2, 1, True), values=values, met=met, line=line,
     )  # fmt: skip
     for name in FUNCTIONS:
         names[name] = types.FunctionType(getattr(subject, name).fn.__code__, names)

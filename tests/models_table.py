@@ -60,10 +60,9 @@ def rate(result: Result | None, baseline: Result | None) -> str:
     if result.status != "ok":
         return result.status
     mine = result.figures["tokens_per_s"]
-    times = (
-        f" ({mine / baseline.figures['tokens_per_s']:.2f}×)" if baseline and baseline is not result else ""
-    )
-    return f"{mine:.0f}{times}"
+    if baseline is None or baseline is result or baseline.status != "ok":
+        return f"{mine:.0f}"
+    return f"{mine:.0f} ({mine / baseline.figures['tokens_per_s']:.2f}×)"
 
 
 def figure(result: Result | None, name: str, form: str) -> str:

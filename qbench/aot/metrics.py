@@ -38,7 +38,6 @@ class Metrics:
     instructions: int
     looped: int
     overwritten: tuple[str, ...]
-    reused: tuple[str, ...]
     iterations: int | None
     histogram: Mapping[str, int]
     global_loads: Mapping[int, int]
@@ -52,3 +51,4 @@ class Metrics:
     flops: int | None
     programs: int
     divisible: tuple[str, ...]
+    reused: tuple[str, ...] = ()  # what was stored before has none

@@ -2,13 +2,14 @@
 
     y[b, h] = softmax(scale * q[b, h] . k[b, g]^T + mask[b]) . v[b, g],   g = h // (heads / groups)
 
-torch's attention is made for prompts: for one token and 208 places cuDNN's takes 8.9 us on an H200 and a memset 0.8
-before it, a tenth of a step of Llama-3.1-8B with FP4 weights. Engines have a kernel for this; so has this harness, or
-it would measure torch's attention instead of the products. A program reads the places of one group once and keeps a
-running maximum and sum in fp32, as FlashAttention does (Dao et al. 2022, arXiv:2205.14135); its weights are rounded to
-the keys' type for the second product. Where texts and groups do not fill the GPU, a group's places are cut into parts,
-and a second kernel joins them in their order: results repeat to the bit. From sm_90 on, both wait for the kernel before
-them before anything else, and let the next one begin, which may fetch its weights meanwhile.
+torch's attention is made for prompts: for one token and 208 places cuDNN's kernel takes 8.9 us on an H200 by the
+profiler, and a memset 0.8 before it, a tenth of a step of Llama-3.1-8B with FP4 weights. Engines have a kernel for
+this; so has this harness, or it would measure torch's attention instead of the products. A program reads the places
+of one group once and keeps a running maximum and sum in fp32, as FlashAttention does (Dao et al. 2022,
+arXiv:2205.14135); its weights are rounded to the keys' type for the second product. Where texts and groups do not
+fill the GPU, a group's places are cut into parts, and a second kernel joins them in their order: results repeat to
+the bit. From sm_90 on, both wait for the kernel before them before anything else, and let the next one begin, which
+may fetch its weights meanwhile.
 
 Predicted (H200, 32 heads in 8 groups of 128, 208 places): 4 us with one part, for 104 KB a multiprocessor. Measured
 (torch 2.11, Triton 3.6, graph replay, other keys each time, bf16), us, and torch's attention of the same rows:
@@ -132,6 +133,8 @@ def takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> boo
         return False
     if heads % groups or heads // groups > min(MOST_ROWS, MOST_SUMS // width):
         return False
+    if max(heads * query.stride(1), groups * key.stride(1), groups * value.stride(1)) >= 1 << 31:
+        return False  # the kernel's offsets within a text have 32 bits
     if mask is not None and (mask.shape[1:] != (1, 1, places) or mask.shape[0] not in (1, texts)):
         return False
     if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
@@ -143,7 +146,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
     """Attention [texts, 1, heads, width] of query [texts, heads, 1, width] over keys and values
     [texts, groups, places, width]; mask [1 or texts, 1, 1, places], bool (True: seen) or added to the scores.
 
-    scale: of the scores, 1 / sqrt(width) by default. A text that sees no place is NaN. `takes` says what may be given.
+    scale: of the scores, 1 / sqrt(width) by default. A text that sees no place is NaN, also where all is masked by the
+    least finite number. `takes` says what may be given.
     """
     y: Tensor = torch.ops.qbench.attend(
         query, key, value, mask, 1 / math.sqrt(query.shape[-1]) if scale is None else scale

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 NAME = "sdpa_grouped"  # as transformers calls attention implementations
+_TRITON = find_spec("triton") is not None and torch.version.hip is None  # asked here: a traced step cannot
 _beginning = False
 
 
@@ -97,7 +99,7 @@ def grouped(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return made
-    if query.device.type == "cuda" and not dropout:
+    if _TRITON and query.device.type == "cuda" and not dropout:
         from qbench.model.attend import attend, takes  # Triton is imported where a GPU needs it
 
         if takes(query, key, value, attention_mask):

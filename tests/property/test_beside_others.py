@@ -37,17 +37,16 @@ while True:
 def others(count: int = 3) -> Iterator[None]:
     """So many processes that keep the GPU busy."""
     with ExitStack() as stack:
-        started = [
-            stack.enter_context(subprocess.Popen([sys.executable, "-c", OTHERS], stdout=subprocess.PIPE))
-            for _ in range(count)
-        ]
-        try:
-            for each in started:
-                assert each.stdout is not None and each.stdout.readline() == b"begun\n"
-            yield
-        finally:
-            for each in started:
-                each.kill()
+        started = []
+        for _ in range(count):
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", OTHERS], stdout=subprocess.PIPE)
+            )
+            stack.callback(process.kill)  # before its end is waited for
+            started.append(process)
+        for each in started:
+            assert each.stdout is not None and each.stdout.readline() == b"begun\n"
+        yield
 
 
 def folded(m: int, n: int, k: int) -> Callable[[], list[Tensor]]:
@@ -103,6 +102,8 @@ def differing(run: Callable[[], list[Tensor]]) -> tuple[int, int]:
 
 @pytest.mark.gpu
 def test_results_repeat_beside_other_processes() -> None:
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("the kernels that this is about are written for Hopper (sm_90)")
     torch.manual_seed(0)
     wrong = {}
     with others():

@@ -177,7 +177,7 @@ def test_hoppers_product_however_tiles_are_split(
 def test_who_does_not_wait_for_others_leaves_their_sums_to_them() -> None:
     """The paths of programs that come too early, which are rare, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.impatient"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "tests.impatient"], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

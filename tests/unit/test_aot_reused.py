@@ -18,6 +18,9 @@ ENDED = ("SYNCS.CCTL.IV", "[UR11+0x2e600]")
         ("STS.64", "[UR4+0x2e600],R8"),
         ("STS.128", "[R9.X16+UR4+0x2e5f8],R8"),
         ("STSM.16.M88.4", "[R9+0x2e600],R8"),
+        ("STSM.16.M88.4", "[R9+0x2e5f8],R8"),
+        ("STS.U8", "[R9+0x2e607],R8"),
+        ("LDGSTS.E.BYPASS.128", "[R9+0x2e5f8],desc[UR16][R12.64]"),
         ("ATOMS.ADD", "R4,[R9+0x2e600],R8"),
     ],
 )
@@ -31,6 +34,8 @@ def test_data_where_a_barrier_lies_is_found(writer: tuple[str, str]) -> None:
         ("STS", "[R224+0x2e608],R7"),
         ("STS", "[R224+0x2e5fc],R7"),
         ("STS.128", "[R224+0x2e5f0],R4"),
+        ("STS.U8", "[R224+0x2e5ff],R4"),
+        ("STS.U16", "[R224+0x2e5fe],R4"),
         ("STS", "[R224],R7"),
         ("LDS.64", "R4,[R224+0x2e600]"),
         ("STG.E", "desc[UR16][R12.64+0x2e600],R4"),
@@ -49,4 +54,5 @@ def test_an_invalidated_barrier_is_memory_again() -> None:
 
 
 def test_of_a_computed_address_nothing_is_said() -> None:
-    assert reused([("SYNCS.EXCH.64", "URZ[UR10],UR6"), ("STS", "[R2],R7"), ("STS", "[R2+0x4],R7")]) == ()
+    first, second = ("SYNCS.EXCH.64", "URZ[UR10],UR6"), ("SYNCS.EXCH.64", "URZ[UR10+0x8],UR6")
+    assert reused([first, second, ("STS", "[R2],R7"), ("STS.64", "[R2+0x8],R8")]) == ()

@@ -107,6 +107,8 @@ def test_the_program_states_what_was_asked_for() -> None:
     assert "<locals>.local of" in program
     with pytest.raises(WrongResult, match="is not a correct product"):
         exec(textwrap.dedent(program), {"local": local})
+    with pytest.raises(WrongResult, match=r"(?s)# provider is .*check_gemm\(provider, "):
+        check_gemm(lambda a, b: no_alpha(a, b), NVFP4, device="cpu", checks=["values"])
 
 
 def test_a_bias_added_after_rounding_is_caught_and_named() -> None:

@@ -53,6 +53,15 @@ def test_a_case_without_a_figure_says_why_and_one_that_was_not_run_nothing(tmp_p
     assert row(found, "fp8")[3] == "" and row(found, "fp8")[-1].strip(" |") == ""
 
 
+def test_without_a_baseline_there_is_no_ratio(tmp_path: Path) -> None:
+    run = read_run(STORED / "results.json")
+    results = [
+        replace(r, status="wrong", times=None, figures={}) if r.provider == "bf16" else r for r in run.results
+    ]
+    write_run(tmp_path / "results.json", replace(run, results=results))
+    assert row(table(tmp_path), "fp8")[1].isdigit()
+
+
 def test_a_run_of_something_else_is_an_error(tmp_path: Path) -> None:
     run = read_run(STORED / "results.json")
     write_run(tmp_path / "results.json", replace(run, results=[]))

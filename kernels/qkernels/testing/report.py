@@ -145,7 +145,8 @@ def identity(subject: Subject) -> str:
 
 
 def _name_of(provider: Any) -> str:
-    return str(getattr(provider, "__name__", "provider"))
+    name = str(getattr(provider, "__name__", ""))
+    return name if name.isidentifier() else "provider"
 
 
 def _import_of(provider: Any) -> str:

@@ -7,7 +7,8 @@ before its `gdc_wait`.
 
 The rule of this package's kernels, by which a launch of any of them may follow any kernel and be followed by any:
   1. Every program waits (`after_previous`) before it reads or writes anything but constants of the launch. Products
-     fetch prepared weights before: nobody writes those between launches (prepared.py).
+     fetch prepared weights before, fp8_few their scales and its bias, too: nobody writes those between launches
+     (prepared.py).
   2. Only then does it let its successors begin. So what follows starts no earlier than the kernel before has ended:
      when a program of a successor runs, everything launched before this kernel is complete and visible. Kernels that
      torch.compile writes count on that: they wait only before they read what the kernel just before them wrote.
@@ -15,6 +16,7 @@ The rule of this package's kernels, by which a launch of any of them may follow 
      written by neither of the two, and by 2 whoever wrote it ended before the first of them let the second begin.
      It writes nothing, and does not read the maxima, before it has waited.
   4. Every program waits, also one without work, so that the end of a kernel implies the end of those before it.
+     torch.compile writes kernels that do not where they read nothing at all; it follows no other rule of these.
 """
 
 from __future__ import annotations
