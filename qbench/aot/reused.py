@@ -8,7 +8,7 @@ were others, often NaN, and only while other processes had the GPU in turns with
 In SASS: SYNCS.EXCH writes a barrier's first state at a constant offset of shared memory, STS and its kin write data at
 one, SYNCS.CCTL.IV invalidates. Ranges that begin at a register are known by their offset alone, so a reuse is found
 where one begins, which is where Triton has put it so far; not in the middle of a larger buffer. Of a barrier whose
-address was computed nothing is said.
+address was computed nothing is said, nor where one lies at the very beginning, which looks the same.
 """
 
 from __future__ import annotations
