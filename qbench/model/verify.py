@@ -83,9 +83,10 @@ def decoded(decoder: Decoder, *, decode: bool = True) -> Decoded:
 
 
 def text_of(decoder: Decoder, run: Decoded) -> tuple[Tensor, Tensor]:
-    """The tokens that were read, of a few texts [rows, length], and the places whose logits were kept."""
+    """The tokens that were read, of a few texts [rows, length], and the places whose logits were kept: copies, for
+    `found` writes to the decoder's own."""
     steps = max(run.logits) + 1  # the last token chosen was not read
-    ids = decoder.history[:ROWS, : decoder.prompt + steps]
+    ids = decoder.history[:ROWS, : decoder.prompt + steps].clone()
     return ids, torch.tensor([decoder.prompt + step for step in sorted(run.logits)], device=ids.device)
 
 
