@@ -22,7 +22,7 @@ from qbench.device import capability
 from qbench.result import Ceilings, Times
 from qbench.tensors import clone, nbytes, poison, poisoned_allocations, same_bits, storages
 from qbench.timing import CudaTimer, Timed, TimingPolicy, plan, time_wall
-from qbench.turns import turn
+from qbench.turns import sharing, turn
 
 
 class OutOfMemory(MemoryError):
@@ -122,26 +122,34 @@ class Bench:
 
     def profile(self, case: Case) -> None:
         """One call between profiler start and stop, warmed up, for ncu and nsys."""
-        with turn(self.device, self.say), _memory_named(case, self):
+        with sharing(self.device, self.say), _memory_named(case, self):
             trial = self._trial(case)
             if trial:
                 trial.check()
             thunk = trial.once if trial else self._checked(case).thunk
-            if self.timer is None:
+            with turn(self.device, self.say):
+                if self.timer is None:
+                    thunk()
+                    return
+                torch.cuda.synchronize()
+                torch.cuda.profiler.start()
                 thunk()
-                return
-            torch.cuda.synchronize()
-            torch.cuda.profiler.start()
-            thunk()
-            torch.cuda.synchronize()
-            torch.cuda.profiler.stop()
+                torch.cuda.synchronize()
+                torch.cuda.profiler.stop()
 
     def measure(self, case: Case) -> Measured:
-        """Check, time, check every timed output, while no other process times on the device."""
-        with turn(self.device, self.say), _memory_named(case, self):
+        """Check, time, check every timed output, while no other process times on the device.
+
+        What a trial builds and compiles before it is timed takes long: others may do that meanwhile.
+        """
+        with (
+            (sharing if case.op.trial else turn)(self.device, self.say),
+            _memory_named(case, self),
+        ):
             if trial := self._trial(case):
                 trial.check()
-                return trial.measure()
+                with turn(self.device, self.say):
+                    return trial.measure()
             run = self._checked(case)
             right = clone(run.output)  # a provider may hand out the same buffer again
             if self.timer is None:

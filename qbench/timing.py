@@ -75,14 +75,15 @@ def time_wall(thunk: Thunk, policy: TimingPolicy) -> Timed:
         thunk()
     once = _clocked(thunk, 1)
     launches = max(1, min(_MAX_LAUNCHES, int(policy.burst_ms * 1e6 / once)))
-    with undisturbed() as throttle:
+    with undisturbed(torch.get_num_threads()) as throttle:
         samples = until_converged(lambda: _clocked(thunk, launches), once * launches, policy)
     return Timed(samples, "wall", launches, 1, False, [thunk()], throttle=tuple(throttle))
 
 
 @contextmanager
-def undisturbed() -> Iterator[list[str]]:
-    """No garbage is collected within; the list says ["preempted"] after it where others took the CPU away."""
+def undisturbed(threads: int = 1) -> Iterator[list[str]]:
+    """No garbage is collected within; the list says ["preempted"] after it where others took the CPU away from so many
+    busy threads: on a GPU the one that waits for it."""
     said: list[str] = []
     collecting = gc.isenabled()
     gc.disable()
@@ -92,7 +93,7 @@ def undisturbed() -> Iterator[list[str]]:
     finally:
         if collecting:
             gc.enable()
-    rate = (_preemptions() - taken_away) / (time.monotonic() - start) / torch.get_num_threads()
+    rate = (_preemptions() - taken_away) / (time.monotonic() - start) / threads
     if rate > _PREEMPTED_PER_S:
         said.append("preempted")
 

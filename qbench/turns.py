@@ -1,9 +1,14 @@
 """One process at a time times on a GPU: sessions that run beside each other on one machine take turns.
 
-Two that time at once slow each other down, by nothing that either could see. The turn is a lock on a file that is named
-after the GPU, in the folder for temporary files: it needs no server, and ends with its process, whatever ends that.
-Containers that do not share that folder do not see each other, and what does not time through this package asks for no
-turn. On a CPU nothing is taken in turns.
+Two that time at once slow each other down, by nothing that either could see, and so does one that works while another
+times: what is built and compiled for a whole model uses the GPU, too (torch.compile tries its kernels out). So work
+that is not timed is shared, and a turn begins when nobody works: a lock on a file that is named after the GPU, in the
+folder for temporary files, held by all who work or by the one who times. It needs no server, and ends with its
+process, whatever ends that. A second file is the queue: who waits for a turn holds it, so that those who would work
+next, too, wait until that turn is over; else a turn might never come.
+
+Containers that do not share that folder do not see each other, and what does not measure through this package asks for
+nothing. On a CPU nothing is taken in turns.
 """
 
 from __future__ import annotations
@@ -12,7 +17,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +32,15 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 _REMINDER_S = 30  # less than what a process waits for that looks after another (gate/side.py)
-_held: dict[Path, tuple[int, Say]] = {}  # this process's turns: descriptors of locked files
+
+
+@dataclass(frozen=True)
+class _Held:
+    handle: int  # of the locked file
+    alone: bool
+
+
+_held: dict[Path, _Held] = {}  # by this process
 
 
 def _silent(line: str) -> None:
@@ -35,41 +49,45 @@ def _silent(line: str) -> None:
 
 @contextmanager
 def turn(device: torch.device, say: Say = _silent) -> Iterator[None]:
-    """The device for this process alone, of those that take turns; it may be asked for again within.
+    """The device for this process alone, of those that ask; it may be asked for again within, and within `sharing`.
 
     say gets a line where it has to be waited for, and again every half a minute. Where the file cannot be opened,
     nobody waits.
     """
+    with _lock(device, say, alone=True):
+        yield
+
+
+@contextmanager
+def sharing(device: torch.device, say: Say = _silent) -> Iterator[None]:
+    """Work on the device that is not timed: others may work beside it, and nobody has a turn. Within a turn, that."""
+    with _lock(device, say, alone=False):
+        yield
+
+
+@contextmanager
+def _lock(device: torch.device, say: Say, *, alone: bool) -> Iterator[None]:
     path = _file(device)
-    handle = None if path is None or path in _held else _opened(path)
+    before = None if path is None else _held.get(path)
+    enough = before is not None and (before.alone or not alone)
+    handle = None if path is None or enough else before.handle if before else _opened(path)
     if path is None or handle is None:
         yield
         return
     try:
-        _take(handle, path, say)
-        _held[path] = handle, say
+        _take(handle, path, say, alone)
+        _held[path] = _Held(handle, alone)
         yield
-    finally:
-        _held.pop(path, None)
-        fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone leaves it to what was forked meanwhile
-        os.close(handle)
-
-
-@contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """Others may have the device meanwhile: for long work of the host's, such as compiling, within a turn."""
-    path = _file(device)
-    held = None if path is None else _held.pop(path, None)
-    if path is None or held is None:
-        yield
-        return
-    handle, say = held
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    try:
-        yield
-    finally:
-        _take(handle, path, say)
-        _held[path] = held
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        if before is not None:
+            _take(handle, path, say, before.alone)
+    finally:  # after an error nothing is waited for
+        if before is not None:
+            _held[path] = before
+        else:
+            _held.pop(path, None)
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone leaves it to what was forked meanwhile
+            os.close(handle)
 
 
 def _file(device: torch.device) -> Path | None:
@@ -95,24 +113,42 @@ def _opened(path: Path) -> int | None:
     return None
 
 
-def _take(handle: int, path: Path, say: Say) -> None:
+def _take(handle: int, path: Path, say: Say, alone: bool) -> None:
+    """Lock the file, alone or shared, behind those who wait already. What was held of it is given up before."""
+    fcntl.flock(handle, fcntl.LOCK_UN)  # two who share it would wait for each other
+    queue = _opened(path.with_suffix(".queue"))
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    steps = [(handle, kind)] if queue is None else [(queue, fcntl.LOCK_EX), (handle, kind)]
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    except BlockingIOError:
-        pass
-    line = f"qbench waits: another session times on this GPU ({path})"
-    taken = threading.Event()
+        while steps:
+            with suppress(BlockingIOError):
+                fcntl.flock(steps[0][0], steps[0][1] | fcntl.LOCK_NB)
+                steps.pop(0)
+                continue
+            with _saying(f"qbench waits: another session uses this GPU ({path})", say):
+                for each, how in steps:
+                    fcntl.flock(each, how)
+            return
+    finally:
+        if queue is not None:
+            fcntl.flock(queue, fcntl.LOCK_UN)
+            os.close(queue)
+
+
+@contextmanager
+def _saying(line: str, say: Say) -> Iterator[None]:
+    """Said at once and again and again."""
+    over = threading.Event()
 
     def remind() -> None:
-        while not taken.wait(_REMINDER_S):
+        while not over.wait(_REMINDER_S):
             say(line)
 
     say(line)
     reminder = threading.Thread(target=remind, daemon=True)
     reminder.start()
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        taken.set()
+        over.set()
         reminder.join()

@@ -27,7 +27,6 @@ from qbench.model.cache import (
     text_config,
 )
 from qbench.model.graph import Compilations, Mode, NotOneGraph, captured, compiled
-from qbench.turns import aside
 
 
 def largest(logits: Tensor) -> Tensor:
@@ -174,7 +173,7 @@ class Decoder:
             self._begin()
             self.synchronize()
             start = time.perf_counter()
-            with aside(self.device), self.compilations.counting():  # compiling takes the host a minute
+            with self.compilations.counting():
                 run()
                 self.synchronize()
                 self.compile_s = time.perf_counter() - start

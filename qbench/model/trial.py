@@ -24,7 +24,6 @@ from qbench.model.traffic import Matrices, Traffic, least_ns, matrices
 from qbench.model.verify import Decoded, decoded, found, text_of
 from qbench.stats import quantile
 from qbench.timing import Timed, undisturbed, until_converged
-from qbench.turns import aside
 
 Words = Mapping[str, str]
 Part = Literal["prefill", "decode"]
@@ -67,8 +66,7 @@ class Loaded:
         available = getattr(case.provider, "available", None)
         try:
             if available is not None:
-                with aside(device):  # it may start a process, and take as long as that takes
-                    available(device)
+                available(device)
             (model,) = case.op.inputs(case.workload, device)
             counted = matrices(model)
             words: Any = case.provider(model)
@@ -219,10 +217,13 @@ class ModelTrial:
         if monitor:
             monitor.recover(policy.recover_s)
         before = monitor.clock_mhz() if monitor else 0
-        with undisturbed() as disturbed:
+        on_gpu = self.bench.device.type == "cuda"
+        with undisturbed(
+            1 if on_gpu else torch.get_num_threads()
+        ) as disturbed:  # the host's clock, on a GPU too
             samples = until_converged(self._round, once, policy)
         after = monitor.clock_mhz() if monitor else 0
-        throttle = (*(monitor.throttle_reasons() if monitor else ()), *(disturbed if monitor is None else ()))
+        throttle = (*(monitor.throttle_reasons() if monitor else ()), *disturbed)
         if self.part == "decode" and self.decoder.mode != "eager":
             self.decoder.compilations.assert_one_graph("after timing")
         return Timed(samples, "wall", 1, 1, monitor is not None, [], before, after, throttle)

@@ -10,7 +10,6 @@ from torch import nn
 
 pytest.importorskip("transformers", reason="transformers is not installed; pip install pytest-qbench[models]")
 
-from qbench import turns
 from qbench.aot.pretend import on_device
 from qbench.aot.target import get_target
 from qbench.check import WrongResult
@@ -143,23 +142,6 @@ def test_a_step_is_one_graph_with_the_tokens_of_the_eager_one_and_a_second_compi
         run(decoder)
         with pytest.raises(NotOneGraph, match="2 graphs instead of 1"):
             decoder.compilations.assert_one_graph("after timing")
-
-
-def test_a_step_is_compiled_while_others_may_time(llama, monkeypatch, tmp_path):
-    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
-    held, compiled = [], decode.compiled
-
-    def compiling(step, mode, device):
-        run = compiled(step, mode, device)
-        return lambda *tensors: (held.append(bool(turns._held)), run(*tensors))
-
-    monkeypatch.setattr(decode, "compiled", compiling)
-    decoder = Decoder(llama, batch=1, prompt=2, new=2, mode="traced")
-    with turns.turn(decoder.device):
-        decoder.decode()
-        assert held == [False, True, True, True], (
-            "compiled aside; once more, and twice to decode, within the turn"
-        )
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from qbench import turns
 from qbench.case import Case, Cost, Op, Unsupported, Workload
 from qbench.check import WrongResult
 from qbench.measure import Bench
-from qbench.model import Decoder, Variant, cases
+from qbench.model import Decoder, Variant, cases, decode
 from qbench.model.traffic import Matrices, Traffic, least_ns, matrices, weight_bytes
-from qbench.model.trial import _other_text
+from qbench.model.trial import ModelTrial, _other_text
 from qbench.result import Ceilings
 from qbench.timing import TimingPolicy
 from qkernels import models
@@ -153,15 +153,26 @@ def test_a_model_is_built_once_for_all_batches_and_let_go_for_another_case(bench
     assert bench.kept is None
 
 
-def test_whether_a_recipe_can_run_is_asked_while_others_may_time(bench, monkeypatch, tmp_path):
+def test_a_model_is_built_compiled_and_checked_beside_others_and_timed_alone(bench, monkeypatch, tmp_path):
     monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
-    asked, built = [], []
-    case = one(
-        apply=lambda model: built.append(bool(turns._held)),
-        available=lambda device: asked.append(bool(turns._held)),
-    )[0]
+    said = []
+
+    def note(what):
+        said.append((what, [held.alone for held in turns._held.values()]))
+
+    def noted(what, method):
+        return lambda self, *given: (note(what), method(self, *given))[1]
+
+    case = one(apply=lambda model: note("build"), available=lambda device: note("ask"))[1]
+    step = decode.Decoder.step
+    monkeypatch.setattr(decode.Decoder, "step", noted("step", step))
+    monkeypatch.setattr(ModelTrial, "measure", noted("measure", ModelTrial.measure))
     bench.measure(case)
-    assert (asked, built) == ([False], [True])
+    names = [what for what, _ in said]
+    timed = names.index("measure")
+    assert {"ask", "build", "step"} == set(names[:timed]) and "step" in names[timed:]
+    assert [held for _, held in said] == [[False]] * timed + [[True]] * (len(said) - timed)
+    assert not turns._held
 
 
 def test_a_compiled_model_is_gone_before_the_next_is_built(bench):

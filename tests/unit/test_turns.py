@@ -1,4 +1,4 @@
-"""Processes that time on one GPU take turns: who holds it, who waits, what is said, and what ends a turn."""
+"""Processes that time on one GPU take turns: who times, who works meanwhile, who waits, and what is said of it."""
 
 import fcntl
 import os
@@ -15,12 +15,16 @@ from qbench.measure import Bench
 from qbench.timing import TimingPolicy
 
 GPU = torch.device("cuda", 0)
+HERE = os.path.dirname(turns.__file__)
 ELSEWHERE = """
-import sys, torch
+import sys
 from pathlib import Path
-from qbench import turns
+from types import SimpleNamespace
+sys.path.append(sys.argv[2])  # the module alone: importing torch takes seconds
+import turns
 turns._file = lambda device: Path(sys.argv[1])
-with turns.turn(torch.device("cuda", 0)):
+GPU = SimpleNamespace(type="cuda")
+with turns.{kind}(GPU):
     print("mine", flush=True)
     sys.stdin.readline()
     {end}
@@ -35,11 +39,11 @@ def path(tmp_path, monkeypatch):
     return path
 
 
-def free(path):
+def free(path, kind=fcntl.LOCK_EX):
     """Could another process have its turn now?"""
     handle = os.open(path, os.O_RDONLY | os.O_CREAT)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     finally:
@@ -47,13 +51,18 @@ def free(path):
     return True
 
 
+def shared(path):
+    """Could another process work, but not have its turn?"""
+    return free(path, fcntl.LOCK_SH) and not free(path)
+
+
 @pytest.fixture
 def elsewhere(path):
-    """Starts another process that has its turn, and ends as it is told when a line comes."""
+    """Starts another process that has its turn, or shares it, and ends as it is told when a line comes."""
     started = []
 
-    def start(end="pass"):
-        command = [sys.executable, "-c", ELSEWHERE.format(end=end), str(path)]
+    def start(end="pass", kind="turn"):
+        command = [sys.executable, "-c", ELSEWHERE.format(end=end, kind=kind), str(path), HERE]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "mine\n"
@@ -76,18 +85,81 @@ def test_a_turn_keeps_others_out_also_when_it_is_asked_for_again_and_ends_with_i
     assert free(path)
 
 
-def test_others_may_have_it_aside_and_it_is_taken_back(path):
-    with turns.turn(GPU):
-        with turns.aside(GPU):
-            assert free(path)
-        assert not free(path)
-        with pytest.raises(ZeroDivisionError), turns.aside(GPU):
-            _ = 1 / 0
-        assert not free(path)
+def test_work_is_shared_a_turn_within_it_is_not_and_work_goes_on_after_it(path):
+    with turns.sharing(GPU):
+        assert shared(path)
+        with turns.sharing(GPU), turns.turn(GPU):
+            with turns.sharing(GPU):
+                assert not free(path, fcntl.LOCK_SH), "within a turn work is part of it"
+            assert not free(path, fcntl.LOCK_SH)
+        assert shared(path)
+        with turns.turn(GPU):
+            assert not free(path, fcntl.LOCK_SH), "a second turn is one"
+        assert shared(path)
     assert free(path)
-    with turns.aside(GPU):  # nothing is held: nothing is taken afterwards
-        pass
-    assert free(path)
+    with pytest.raises(ZeroDivisionError), turns.sharing(GPU), turns.turn(GPU):
+        _ = 1 / 0
+    assert free(path) and not turns._held
+
+
+def test_a_turn_waits_for_work_elsewhere_and_gives_its_own_up_meanwhile(path, elsewhere):
+    process, said = elsewhere(kind="sharing"), []
+
+    def say(line):
+        said.append(line)
+        assert not turns._held[path].alone and free(path.with_suffix(".queue"), fcntl.LOCK_SH) is False
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+
+    with turns.sharing(GPU), turns.turn(GPU, say):
+        assert said and process.wait() == 0
+
+
+def test_who_would_work_waits_behind_those_who_wait_for_a_turn(path, elsewhere):
+    """Or a turn might never come."""
+    working, order = elsewhere(kind="sharing"), path.parent / "order"
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE.format(kind="turn", end="pass"), str(path), HERE],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        queue = path.with_suffix(".queue")
+        while free(queue):
+            time.sleep(0.01)
+        assert shared(path), "there would be room for more work"
+
+        def say(line):
+            order.write_text("waited")
+            working.stdin.write("go on\n")
+            working.stdin.flush()
+            assert waiting.stdout.readline() == "mine\n"
+            waiting.stdin.write("go on\n")
+            waiting.stdin.flush()
+
+        with turns.sharing(GPU, say):
+            assert order.exists() and shared(path)
+    finally:
+        waiting.kill()
+        waiting.communicate()
+
+
+def test_two_who_work_and_both_ask_for_a_turn_get_it_one_after_the_other(path, elsewhere):
+    end = "exec(\"with turns.turn(GPU): print('alone')\")"
+    command = [sys.executable, "-c", ELSEWHERE.format(kind="sharing", end=end), str(path), HERE]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        for process in started:
+            assert process.stdout.readline() == "mine\n"
+        for process in started:
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+        assert [process.communicate(timeout=60)[0] for process in started] == ["alone\n"] * 2
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(3)", "import os; os.kill(os.getpid(), 9)"])
@@ -100,7 +172,7 @@ def test_another_process_is_waited_for_however_it_ends_and_one_line_says_so(end,
         process.stdin.flush()
 
     with turns.turn(GPU, say):
-        assert said == [f"qbench waits: another session times on this GPU ({path})"]
+        assert said == [f"qbench waits: another session uses this GPU ({path})"]
         assert not free(path)
 
 
@@ -134,7 +206,7 @@ def test_who_waits_long_says_so_again(path, elsewhere, monkeypatch):
 def test_nothing_is_said_or_waited_for_on_a_cpu_or_where_the_file_cannot_be_opened(tmp_path, monkeypatch):
     assert turns._file(torch.device("cpu")) is None
     monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "not there" / "gpu.lock")
-    with turns.turn(GPU, pytest.fail), turns.aside(GPU):
+    with turns.sharing(GPU, pytest.fail), turns.turn(GPU, pytest.fail):
         pass
     target = tmp_path / "somebody's"
     target.write_text("theirs")
