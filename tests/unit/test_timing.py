@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbench.timing import TimingPolicy, plan, time_wall, until_converged
+from qbench.timing import TimingPolicy, plan, time_wall, undisturbed, until_converged
 
 L2 = 50 << 20
 POLICY = TimingPolicy()
@@ -50,6 +50,16 @@ def test_a_cpu_that_is_taken_away_is_said(each, throttle, monkeypatch):
     monkeypatch.setattr("qbench.timing._preemptions", lambda: next(taken))
     timed = time_wall(lambda: time.sleep(0.004), TimingPolicy(bursts=5, max_bursts=5))
     assert timed.throttle == throttle
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, ["preempted"]), (1000, [])])
+def test_how_often_is_for_each_thread_that_is_busy(threads, said, monkeypatch):
+    """Beside a GPU one thread waits for it, on however many cores."""
+    taken = iter((0, 100))
+    monkeypatch.setattr("qbench.timing._preemptions", lambda: next(taken))
+    with undisturbed(threads) as found:
+        time.sleep(0.01)
+    assert found == said
 
 
 @pytest.mark.parametrize("iters", [1, 3])
