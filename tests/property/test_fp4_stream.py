@@ -215,7 +215,7 @@ def test_hoppers_product_however_tiles_are_split(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     ("m", "n", "k"),
-    [(1, 256, 128), (7, 264, 320), (65, 288, 320), (128, 5152, 1024), (129, 10240, 1024), (300, 5152, 2048)],
+    [(1, 256, 128), (7, 288, 320), (65, 416, 320), (128, 5152, 1024), (129, 10240, 1024), (300, 5152, 2048)],
 )
 def test_hoppers_product_over_a_global_scale_of_each_row(
     m: int, n: int, k: int, shape: Shape, into: Format | None
