@@ -45,18 +45,19 @@ def array(values: Any) -> Array:
 
 
 class Pointer:
-    """A place in memory that is a flat array; loads and stores stay within it."""
+    """A place in memory that is a flat array; loads and stores stay within it. early: before gdc_wait, too."""
 
     dtype = types.SimpleNamespace(element_ty=None)
 
-    def __init__(self, memory: np.ndarray, offsets: Any = 0) -> None:
-        self.memory, self.offsets = memory, offsets
+    def __init__(self, memory: np.ndarray, offsets: Any = 0, early: bool = True) -> None:
+        self.memory, self.offsets, self.early = memory, offsets, early
 
     def __add__(self, more: Any) -> Pointer:
-        return Pointer(self.memory, self.offsets + np.asarray(more))
+        return Pointer(self.memory, self.offsets + np.asarray(more), self.early)
 
 
 def load(pointer: Pointer, mask: Any = True, other: float = 0.0, cache_modifier: str = "") -> Array:
+    assert _STATE.waited or pointer.early, "read before gdc_wait"
     at, kept = np.broadcast_arrays(pointer.offsets, np.asarray(mask))
     _within(at[kept], pointer)
     return array(np.where(kept, pointer.memory[np.where(kept, at, 0)], other))

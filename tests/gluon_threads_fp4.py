@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from qkernels.triton import fp4_few_plan, fp4_few_sm90
+from qkernels.triton import fp4_few_plan, fp4_few_sm90, fp4_gemm_sm90, quantizing_epilogue, stream_k
 from qkernels.triton.fp4_fragments import Fragments, dense
 from tests import gluon_threads
 from tests.gluon_threads import _FAILED, _STATE, Array, Barrier, Barriers, Pointer, array, python_of
@@ -102,6 +102,9 @@ MOVES = gluon_threads.MOVES | {
 }  # fmt: skip
 
 
+OF_X = ("x_gs_ptr", "row_gs_ptr")
+
+
 class Kernel:
     """Stands in for the kernel: a launch runs every program, from the last to the first if `backwards`."""
 
@@ -111,6 +114,7 @@ class Kernel:
         made = python_of(fp4_few_sm90, MOVES | shared | {"decode": decode_as(w)})
         made["gl"] = GL
         self.run = made["fp4_few_sm90_kernel"]
+        self.names = fp4_few_sm90.fp4_few_sm90_kernel.arg_names[4:]
 
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         def launch(x: Any, w: Any, s: Any, out: torch.Tensor, *more: Any, **constants: Any) -> None:
@@ -118,7 +122,8 @@ class Kernel:
             written = np.full(out.numel(), np.nan)
             tensors = [t if not isinstance(t, torch.Tensor) else t.numpy() if t.dtype != torch.bfloat16
                        else t.double().numpy() for t in more]  # fmt: skip
-            pointers = [Pointer(t.reshape(-1)) if isinstance(t, np.ndarray) else t for t in tensors]
+            pointers = [Pointer(t.reshape(-1), early=name not in OF_X) if isinstance(t, np.ndarray) else t
+                        for name, t in zip(self.names, tensors, strict=False)]  # fmt: skip
             descriptors = [Descriptor(x, False), Descriptor(w, True), Descriptor(s, True)]
             _FAILED.clear()
             _STATE.programs = grid[0]
@@ -128,6 +133,36 @@ class Kernel:
             out.copy_(torch.from_numpy(written).view(out.shape))
 
         return launch
+
+
+def finished(y: np.ndarray, rows: int, some: int, whole: bool, *parameters: Any) -> np.ndarray:
+    """Sums y [m, n] as fp4_gemm_sm90 finishes and writes them, in tiles of 128 columns by `rows` rows of x: whole, or
+    by quarters as warps do that sum parts, `some` rows at once. parameters: the kernel's, arrays for pointers."""
+
+    def summed(tile: np.ndarray, start: int, _first: int, _last: int, *_: object) -> Array:
+        return array(tile[:, start : start + some])
+
+    m, n = y.shape
+    _STATE.waited = True
+    out = np.full(m * n, np.nan)
+    written = python_of(quantizing_epilogue, MOVES)["write_rows"]
+    made = python_of(fp4_gemm_sm90, MOVES)
+    split = python_of(stream_k, MOVES | {"write_rows": written, "summed": summed})
+    given = tuple(Pointer(each) if isinstance(each, np.ndarray) else each for each in parameters)
+    target, layout = (None, None, Pointer(out)), types.SimpleNamespace(instr_shape=[16, some, 16])
+    for row in range(0, m, rows):
+        for column in range(0, n, 128):
+            tile = np.full((128, rows), 1e6)
+            part = y[row : row + rows, column : column + 128].T
+            tile[: part.shape[0], : part.shape[1]] = part
+            if whole:
+                gains = made["row_gains"](given[2], row, m, rows, 8) if given[2] is not None else None
+                result = made["finished"](array(tile), gains, column, n, given)
+                written(result, target, row, column, m, n, "")
+            else:
+                split["sum_quarters"](15, 0, 1, row, column, m, n, target, tile, given, made["finish"], "", 128, rows,
+                                      layout, 4)  # fmt: skip
+    return out.reshape(m, n)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from qbench import Unsupported
 
 from . import prepared_ops as ops
 from . import quantized_ops
-from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
+from .format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, NVFP4_TOKEN, Format
 from .ops.require import EXACT_PRODUCT, decodes_as
 from .quantized_ops import Result
 from .tensor import QTensor
@@ -34,6 +34,7 @@ from .triton.fp4_fragments import Fragments, fragments
 from .triton.mxfp4_folded import FoldedRows, FoldedWeights, fold_rows, fold_weights
 
 DECODES = (NVFP4, NVFP4_1L, MXFP4, MXFP4_ABS_MAX)
+MULTIPLIES = (*DECODES, NVFP4_TOKEN)  # activations: a row of weights has no global scale of its own
 LONGEST = 32768  # what mxfp4_fold holds of a row
 
 
@@ -112,8 +113,8 @@ def prepared_matmul(
 ) -> Tensor:
     """out_dtype [M, N] (x's, or bf16) = x [M, K] times w [N, K] transposed, plus bias [N], rounded once.
 
-    x: bf16 or, with NVFP4, fp16 for fragments; a QTensor of w's block and scale type; FoldedRows with folded
-    weights. A rotation of w is not undone. Folded products are rounded to bf16 first; their sums have no more.
+    x: bf16 or, with NVFP4, fp16 for fragments; a QTensor of w's block and scale type, nvfp4_token too; FoldedRows with
+    folded weights. A rotation of w is not undone. Folded products are rounded to bf16 first; their sums have no more.
     ValueError or TypeError for operands that do not go together, Unsupported for a QTensor whose scales span more in a
     row than folded operands hold.
     """
@@ -178,7 +179,7 @@ def _matmul(
                 f"the scales of x are {x.scale_layout}; these kernels read linear ones, use x.linear()"
             )
         alike = (x.format.block, x.format.scale) == (w.format.block, w.format.scale)
-        if not (alike and decodes_as(x.format, *DECODES)):
+        if not (alike and decodes_as(x.format, *MULTIPLIES)):
             raise ValueError(f"x is {x.format.name} and w is {w.format.name}: quantize both to one of them")
         if not w.folded:
             return product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)

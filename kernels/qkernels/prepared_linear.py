@@ -17,7 +17,7 @@ from . import quantized_ops
 from .format import Format
 from .hadamard import rotate
 from .ops.require import decodes_as
-from .prepared import DECODES, Prepared, folded_product, prepare, product, settle, sixteen, with_parts
+from .prepared import MULTIPLIES, Prepared, folded_product, prepare, product, settle, sixteen, with_parts
 from .quantized_ops import Result
 from .tensor import QTensor
 
@@ -108,7 +108,9 @@ class PreparedLinear(nn.Module):
             raise TypeError(
                 f'x is {fmt.name}, and this layer takes 16-bit activations; prepare one of "w4a4"'
             )
-        if (fmt.block, fmt.scale) != (self.format.block, self.format.scale) or not decodes_as(fmt, *DECODES):
+        if (fmt.block, fmt.scale) != (self.format.block, self.format.scale) or not decodes_as(
+            fmt, *MULTIPLIES
+        ):
             raise ValueError(
                 f"x is {fmt.name} and the layer's weights are {self.format.name}: quantize both to one of them"
             )
@@ -126,7 +128,8 @@ class PreparedLinear(nn.Module):
             y: Tensor | QTensor = folded_product(elements, factor, fmt.gain, w, self.bias, out)
             return y
         rows = quantized_ops.fp4_decoded_rows(data, scale, fmt.name)
-        y = product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)
+        gs = None if x.global_scale is None else x.global_scale.reshape(-1, 1)
+        y = product(rows, w, gs, ops.row_unit(fmt), self.bias, out)
         return y
 
     def _shaped(self, y: Tensor | QTensor, x: Tensor | QTensor) -> Tensor | QTensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from qbench import Unsupported
 
 from .codec import round_to
-from .format import Format, get_format
+from .format import NVFP4_1L, Format, get_format
 from .operators import fake, operator
 from .quantize import quantize
 from .tensor import QTensor
@@ -28,10 +28,13 @@ def fp4_product(
     bias: Tensor | None, unit: float, factor: float, format: str, n: int, out_dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """out_dtype [M, n] = x [M, K] (bf16 or fp16) times the weights [n, K] transposed, times factor, over both global
-    scales (0-dim or [1], or None), plus bias [n]. data, scale, base, unit: of `Fragments`, in `format`."""
+    scales (0-dim or [1], that of x also one a row, [M, 1]; or None), plus bias [n]. data, scale, base, unit: of
+    `Fragments`, in `format`."""
     from .triton.fp4_fragments import COLUMNS, Fragments, dense
+    from .triton.x_scales import one_or_rows
 
     _check_depth(x, data, COLUMNS)
+    one_or_rows(x_global_scale, x)
     w = Fragments(data, scale, base, unit, get_format(format), n, x.shape[1], global_scale)
     if x.device.type == "cuda":
         from .triton.prepared_product import product
@@ -63,7 +66,10 @@ def row_unit(fmt: Format) -> float:
 
 
 def rows_of(q: QTensor) -> Tensor:
-    """bf16 [M, K]: code * scale, a quarter of it for E8M0 scales (6 * 2^127 is in no bf16); exact."""
+    """bf16 [M, K]: code * scale, a quarter of it for E8M0 scales (6 * 2^127 is in no bf16); exact. Global scales,
+    one or one a row, are not in it."""
+    if q.format.global_granularity == "row":
+        q = replace(q, format=NVFP4_1L, global_scale=None)
     if q.device.type == "cuda":
         from .triton.fp4_decode_rows import fp4_decode_rows
 

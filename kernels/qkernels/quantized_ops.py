@@ -169,7 +169,8 @@ def _(data, scale):  # type: ignore[no-untyped-def]
 def fp4_decoded_rows(data: Tensor, scale: Tensor, format: str) -> Tensor:
     """bf16 [M, K], see `rows_of`: codes uint8 [M, K/2] and scale bytes uint8 [M, K/block] of a format, decoded."""
     fmt = get_format(format)
-    unused = None if fmt.levels == 1 else torch.empty((), dtype=torch.float32, device=data.device)
+    shape = (len(data), 1) if fmt.global_granularity == "row" else ()
+    unused = None if fmt.levels == 1 else data.new_empty(shape, dtype=torch.float32)
     return rows_of(QTensor(data, scale, fmt, (len(data), 2 * data.shape[1]), unused))
 
 

@@ -140,14 +140,16 @@ def written(rule: str, kind: str, shape: Shape) -> tuple[dict[str, str], dict[st
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "rule", "split"),
-    [(2, "bf16", "", False), (2, "bf16", "", True), (2, "bf16", "nvfp4", False), (2, "bf16", "floor", True),
-     (1, "bf16", "", True), (2, "fp16", "", True)],
+    ("words", "kind", "rule", "split", "scales"),
+    [(2, "bf16", "", False, 0), (2, "bf16", "", True, 0), (2, "bf16", "nvfp4", False, 0), (2, "bf16", "floor", True, 0),
+     (1, "bf16", "", True, 0), (2, "fp16", "", True, 0), (2, "bf16", "", False, 2), (2, "bf16", "", True, 2),
+     (2, "bf16", "nvfp4", False, 2), (2, "bf16", "nvfp4", True, 2), (2, "bf16", "nvfp4", True, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", fp4_gemm_sm90.SHAPES, ids=str)
 def test_product_of_sixteen_bits_and_fp4(
-    shape: Shape, words: int, kind: str, rule: str, split: bool, tmp_path: Path
+    shape: Shape, words: int, kind: str, rule: str, split: bool, scales: int, tmp_path: Path
 ) -> None:
+    """scales: of x, none, one for all (1), or one a row (2)."""
     held, mma = fp4_gemm_sm90.layouts(shape.tiles, words, shape.rows, shape.warps)
     warps, rows = shared_tiles(shape, split)
     types = {
@@ -156,9 +158,11 @@ def test_product_of_sixteen_bits_and_fp4(
         "s_desc": descriptor("i32", shape.tiles, 8 * words, RAW),
         "base_ptr": "*u8", "gs_ptr": "*fp32", "bias_ptr": "*fp32", "unit": "fp32", **NUMBERS,
     }  # fmt: skip
+    pointers = ("x_gs_ptr", "row_gs_ptr")
+    types |= dict.fromkeys(pointers[scales - 1 : scales] if scales else (), "*fp32")
     constants = {
-        "x_gs_ptr": None, "STEP": 16 if words == 2 and kind == "bf16" else 128, "U": words, "L": held,
-        "BM": shape.rows, "S": shape.stages, "GROUP": 16, "MMA": mma, "WARPS": shape.warps, "SUMMING": warps,
+        **dict.fromkeys(set(pointers) - set(types)), "STEP": 16 if words == 2 and kind == "bf16" else 128, "U": words,
+        "L": held, "BM": shape.rows, "S": shape.stages, "GROUP": 16, "MMA": mma, "WARPS": shape.warps, "SUMMING": warps,
         "SOME": fp4_gemm_sm90.layouts(shape.tiles, words, rows, warps or shape.warps)[1], "EARLY": True,
     }  # fmt: skip
     more, missing, options = written(rule, kind, shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qkernels.triton.fp4_few_plan import Few
 from qkernels.triton.fp8_few_plan import Few8, choose
 from tests.property import test_fp4_few_parts, test_fp8_few
+from tests.unit import test_stream_k
 
 
 def fp8_few() -> None:
@@ -22,3 +23,12 @@ def few_parts() -> None:
     for plan in (Few(2, 1, 2, 4, 1, 2), Few(1, 2, 1, 2, 1, 4), Few(4, 1, 1, 4, 1, 4)):
         test_fp4_few_parts.check(3, 136, 768, plan, bias=True)
     test_fp4_few_parts.check(9, 70, 512, Few(2, 1, 1, 2, 1, 2), "mxfp4")
+    for scales, plan in ((1, Few(2, 1, 1, 2)), (2, Few(1, 2, 1, 3)), (2, Few(2, 1, 1, 2, 1, 2))):
+        test_fp4_few_parts.check(9, 70, 256, plan, bias=True, scales=scales)
+
+
+def finish() -> None:
+    """Sums of fp4_gemm_sm90 over x's scale, or each row's, in whole tiles and in quarters."""
+    for scales in (0, 1, 2):
+        for m, n in ((7, 136), (300, 128)):
+            test_stream_k.check_finished(m, n, scales)

@@ -74,13 +74,13 @@ def prepared_product() -> None:
             quantize(normal(24, 96, seed=1), name),
             normal(1, 24, seed=2)[0] * 9,
         )
-        gs = torch.tensor(3.0) if name == "nvfp4" else None
+        gs = None if name == "mxfp4" else torch.tensor(3.0) if m == 64 else torch.arange(3.0, 68.0)[:, None]
         with (
             patch.object(torch.cuda, "get_device_capability", lambda device: (8, 0)),
             patch.object(torch, "mm", _mm),
         ):
             out = product(x, fragments(w), gs, bias, dtype)
-        divided = x.double() / (1.0 if gs is None else float(gs))
+        divided = x.double() / (1.0 if gs is None else gs.double())
         wanted = reference.matmul(divided, w, bias=bias)
         wrong = within(out, wanted, gemm_error(wanted, reference.magnitude(divided, w), 96))
         assert out.dtype == dtype and wrong is None, f"{m} rows by {name}: {out.dtype}, {wrong}"

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from qbench import Unsupported
 from qkernels import LinearMXFP4, LinearNVFP4, QTensor, get_format, quantize, reference
 from qkernels import prepared_ops as ops
+from qkernels.models import RECIPES, CodesLinear
+from qkernels.models.fast import on_cuda
 from qkernels.prepared import prepare, prepared_matmul
 from qkernels.prepared_linear import PreparedLinear
 from tests.mutants.helpers import certified, normal
@@ -36,6 +38,19 @@ def prepared() -> None:
             out = torch.bfloat16 if p.folded else torch.float32  # FP8 products have no more bits
             y = prepared_matmul(a, p, bias=BIAS, out_dtype=out)
             _once(f"{name} {activation}", y, reference.matmul(a, w, bias=BIAS), out)
+    tokens = quantize(normal(3, 96, seed=2) * torch.tensor([[5.0], [2e5], [3e-5]]), "nvfp4_token")
+    w = quantize(normal(24, 96, seed=1), "nvfp4")
+    y = prepared_matmul(tokens, prepare(w), bias=BIAS, out_dtype=torch.float32)
+    _once("nvfp4_token", y, reference.matmul(tokens, w, bias=BIAS), torch.float32)
+    f, wide = prepare(w).weight, torch.ones(3, 2)
+    for scales in (
+        torch.ones(1, 24),
+        wide[:, :1],
+        wide[:2, :1].contiguous(),
+        wide[:, :1].contiguous().double(),
+    ):
+        _refused(lambda s=scales: ops.fp4_product(normal(3, 96, torch.bfloat16), f.data, f.scale, f.base, None, s, None,
+                                                  f.unit, 1.0, "nvfp4", 24, torch.float32))  # fmt: skip
     w = certified(24, 96, get_format("mxfp4"), 1)
     w.scale[3, 0] = 100
     p = prepare(w, "w4a4")
@@ -84,6 +99,10 @@ def prepared_layer() -> None:
         _once(f"{kind.__name__} {options}", y, wanted, torch.bfloat16)
         assert made(x.view(2, 3, 96)).shape == (2, 3, 24), "leading axes are lost"
         assert torch.equal(made.half().bfloat16()(x), y), f"{options}: scales were cut to 16 bits"
+    tokens = CodesLinear.from_linear(plain, RECIPES["nvfp4-w4a4"])
+    for each in (x, x.float()):
+        wanted = reference.matmul(tokens.quantize_input(each), tokens.quantized_weight(), bias=tokens.bias)
+        _once("tokens", on_cuda(tokens, torch.bfloat16, (9, 0)).module(each), wanted, each.dtype)
     large = nn.Linear(96, 24, dtype=torch.bfloat16)
     with torch.no_grad():
         large.weight.copy_(plain.weight * 2.0**100)

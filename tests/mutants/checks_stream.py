@@ -48,13 +48,21 @@ def stream() -> None:
 
 
 def stream_scales() -> None:
-    """Global scales of both operands, their product out of range too; every scale byte; NaN stays in its column."""
+    """Global scales of both operands, of x and of each row, their product out of range too; every scale byte; NaN stays
+    in its column."""
+    for m, divide in ((16, DIVIDED[1]), (7, None)):  # 16 rows of x by 16 of w: one may be taken for the other
+        w, x = quantize(normal(16, 96, seed=1) * 3, NVFP4), normal(m, 96, torch.bfloat16)
+        tops = 1.37 * torch.exp2(torch.arange(float(m)) - 5)[:, None]
+        out, over = _run(x, w, x_global_scale=tops, divide=divide), x.double() / tops.double()
+        _judge(f"{m} rows by a scale each", out, reference.matmul(over, w), over, w)
     a, w = certified(3, 160, NVFP4, 2, gs=24.0), certified(20, 160, NVFP4, 3, gs=0.375)
     for of_x, of_w in ((24.0, 0.375), (3e19, 5e19), (2e-20, 3e-19)):
         a, w = (dataclasses.replace(q, global_scale=torch.tensor(gs)) for q, gs in ((a, of_x), (w, of_w)))
         x = fp4_decode_rows(a)
         out = _run(x, w, x_global_scale=a.global_scale, out_dtype=torch.float32)
         _judge(f"global scales {of_x}, {of_w}", out, reference.matmul(a, w), a, w)
+        out = _run(x, w, x_global_scale=torch.full((3, 1), of_x), out_dtype=torch.float32)
+        _judge(f"global scales {of_x} a row, {of_w}", out, reference.matmul(a, w), a, w)
     for fmt, low, high in ((NVFP4_1L, 1, 0x7E), (MXFP4, 100, 128), (MXFP4, 160, 200), (MXFP4, 87, 220)):
         w = certified(18, 64, fmt, 4)
         count = w.scale.numel()

@@ -33,16 +33,21 @@ def weights(n: int, k: int, fmt: str) -> Fragments:
 
 def check(
     m: int, n: int, k: int, plan: Few | None, fmt: str = "nvfp4", *, bias: bool = False, early: bool = True,
-    backwards: bool = False, processors: int = 3,
+    backwards: bool = False, processors: int = 3, scales: int = 0,
 ) -> None:  # fmt: skip
+    """scales: of x, none, one for all (1), or one a row (2)."""
     w = weights(n, k, fmt)
     x = torch.randn(m, k, generator=torch.Generator().manual_seed(2)).bfloat16().to(DEVICE)
     b = torch.randn(n, generator=torch.Generator().manual_seed(3)).bfloat16().to(DEVICE) if bias else None
+    rows = (m, 1) if scales == 2 else (1,)
+    tops = 1.37 * torch.exp2(torch.arange(float(m if scales == 2 else 1)) % 80 - 40).to(DEVICE).view(rows)
     threads: Any = nullcontext() if DEVICE == "cuda" else on_threads(w, processors, backwards)
     with threads as counters:
-        out = fp4_few_sm90(x, w, bias=b, few=plan, early=early, out_dtype=torch.float32)
+        out = fp4_few_sm90(x, w, x_global_scale=tops if scales else None, bias=b, few=plan, early=early,
+                           out_dtype=torch.float32)  # fmt: skip
     assert counters is None or not counters.any()
     values = dense(w) / (1 if w.global_scale is None else w.global_scale.double())
+    x = x.double() / tops.double() if scales else x
     expected = x.double() @ values.T + (0 if b is None else b.double())
     size = x.double().abs() @ values.abs().T
     assert within(out, expected, gemm_error(expected, size, k)) is None
@@ -65,6 +70,18 @@ def test_rows_and_depth_of_any_number_of_units(n: int, k: int, plan: Few) -> Non
 @pytest.mark.parametrize("m", [1, 8, 9, 16, 17, 33])
 def test_every_row_count(m: int, fmt: str, parts: int) -> None:
     check(m, 70, 512, Few(2, 1, 1, 2, 1, parts), fmt)
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+@pytest.mark.parametrize("plan", [Few(2, 1, 2, 4), Few(1, 2, 1, 3), Few(1, 4, 1, 2), *PLANS[3::4]], ids=str)
+@pytest.mark.parametrize("m", [1, 7, 33, 64])
+def test_x_over_its_global_scale_or_each_row_over_its_own(m: int, plan: Few, scales: int) -> None:
+    check(m, 136, 512, plan, bias=True, scales=scales)
+
+
+@pytest.mark.parametrize("m", [65, 128])
+def test_more_rows_over_their_own_global_scales(m: int) -> None:
+    check(m, 70, 128, Few(2, 1, 1, 2), scales=2)
 
 
 def test_parts_are_not_split() -> None:

@@ -5,6 +5,7 @@ The kernel for few rows interpreted on a CPU, compiled on a GPU; Hopper's (Gluon
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from qbench import Mismatch, gemm_error, within
 from qbench.interpreter import guards, repair
 from qkernels import reference
+from qkernels.compare import compare_quantized
 from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
 from qkernels.quantize import quantize
 from qkernels.tensor import QTensor
@@ -26,6 +28,7 @@ from qkernels.triton.fp4_few_sm90 import fp4_few_sm90
 from qkernels.triton.fp4_fragments import fragments
 from qkernels.triton.fp4_gemm_sm90 import SHAPES, fp4_gemm_sm90
 from qkernels.triton.fp4_stream import Stream, fp4_stream
+from qkernels.triton.quantized_result import Quantized
 from qkernels.triton.stream_plan import Shape
 from qkernels.triton.workspaces import processors
 from tests.plans import every_plan
@@ -41,6 +44,12 @@ DIVIDED = [Stream(1, 1, 1, 1), Stream(2, 1, 2, 1), Stream(1, 2, 1, 2), Stream(4,
 
 def normal(m: int, k: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(m, k, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def by_rows(m: int) -> torch.Tensor:
+    """A global scale for each row of x, over many powers of two and not in order."""
+    order = torch.randperm(m, generator=torch.Generator().manual_seed(m))
+    return (1.37 * torch.exp2(torch.linspace(-40, 40, m)))[order].to(DEVICE)[:, None]
 
 
 def judge(
@@ -126,6 +135,34 @@ def test_activations_in_nvfp4_are_decoded_exactly_and_multiplied(m: int, k: int,
     assert within(out, expected, gemm_error(expected, reference.magnitude(a, w), k)) is None
 
 
+@pytest.mark.parametrize("m", [1, 7, 16, 33, 64])
+@pytest.mark.parametrize("fmt", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
+def test_each_row_has_its_global_scale(m: int, fmt: Format) -> None:
+    x, w, bias, tops = (
+        normal(m, 96).bfloat16(),
+        quantize(normal(33, 96, 1), fmt),
+        normal(1, 33, 2)[0],
+        by_rows(m),
+    )
+    for divide in (None, Stream(1, 1, 1, 1)):  # of the second a tile has as many rows of w as of 16 rows of x
+        for dtype in (torch.bfloat16, torch.float32):
+            with guards("storage"):
+                out = fp4_stream(
+                    x, fragments(w), x_global_scale=tops, bias=bias, divide=divide, out_dtype=dtype
+                )
+            assert judge(out, x.double() / tops.double(), w, bias) is None
+
+
+def test_the_product_of_both_global_scales_may_leave_fp32() -> None:
+    x, tops = normal(3, 96).bfloat16() * 1000, torch.tensor([[3e19], [2e-20], [1.0]], device=DEVICE)
+    for of_w in (5e19, 3e-19):
+        w = dataclasses.replace(
+            quantize(normal(33, 96, 1), NVFP4), global_scale=torch.tensor(of_w, device=DEVICE)
+        )
+        out = fp4_stream(x, fragments(w), x_global_scale=tops, out_dtype=torch.float32)
+        assert judge(out, x.double() / tops.double(), w) is None
+
+
 def test_what_is_not_taken_is_named() -> None:
     nvfp4, mxfp4 = (fragments(quantize(normal(16, 64), fmt)) for fmt in (NVFP4, MXFP4))
     for x, w, kind, words in (
@@ -171,6 +208,40 @@ def test_hoppers_product_however_tiles_are_split(
         assert out.dtype == dtype and judge(out, x, w) is None, plan
         for _ in range(5):
             assert torch.equal(out, fp4_gemm_sm90(x, f, shape=shape, plan=plan, early=False)), plan
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("into", [None, NVFP4, MXFP4], ids=["sixteen bits", "nvfp4", "mxfp4"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(1, 256, 128), (7, 288, 320), (65, 416, 320), (128, 5152, 1024), (129, 10240, 1024), (300, 5152, 2048)],
+)
+def test_hoppers_product_over_a_global_scale_of_each_row(
+    m: int, n: int, k: int, shape: Shape, into: Format | None
+) -> None:
+    x, w, bias, tops = (
+        normal(m, k).bfloat16(),
+        quantize(normal(n, k, 1), NVFP4),
+        normal(1, n, 2)[0],
+        by_rows(m),
+    )
+    f, of_x = fragments(w), x.double() / tops.double()
+    y, gs = reference.matmul(of_x, w, bias=bias), torch.tensor(30.0, device=DEVICE)
+    error = gemm_error(y, reference.magnitude(of_x, w), k)
+    tiles = -(-m // shape.rows) * -(-n // (16 * shape.tiles))
+    for plan in every_plan(tiles, -(-k // 128), processors(x.device), shape):
+        for early in (True, False):
+            how = {"x_global_scale": tops, "bias": bias, "shape": shape, "plan": plan, "early": early}
+            if into is None:
+                assert within(fp4_gemm_sm90(x, f, **how), y, error) is None, plan
+                continue
+            result = Quantized.empty(m, n, into, gs if into == NVFP4 else None, x.device)
+            fp4_gemm_sm90(x, f, into=result, **how)
+            found = QTensor(result.codes, result.scales, into, (m, n), result.global_scale)
+            assert compare_quantized(found, y, into, global_scale=result.global_scale, error=error) is None, (
+                plan
+            )
 
 
 @pytest.mark.gpu
@@ -222,6 +293,24 @@ def test_hoppers_product_of_few_rows(m: int, n: int, k: int, fmt: Format, few: F
     out = fp4_few_sm90(x, f, bias=bias, few=few)
     assert judge(out, x, w, bias) is None
     assert torch.equal(out, fp4_few_sm90(x, f, bias=bias, few=few, early=False))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("few", [None, *FEW, Few(2, 1, 2, 4, 1, 2), Few(2, 1, 1, 4, 1, 4)], ids=str)
+@pytest.mark.parametrize("fmt", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 1000, 512), (7, 4096, 4096), (64, 10240, 512), (65, 1000, 1056), (128, 8192, 1024)]
+)
+def test_hoppers_product_of_few_rows_over_a_global_scale_of_each(
+    m: int, n: int, k: int, fmt: Format, few: Few | None
+) -> None:
+    if few and few.shared_memory(max(8, triton.next_power_of_2(m))) > 220_000:
+        m = 7
+    x, w, bias, tops = normal(m, k).bfloat16(), quantize(normal(n, k, 1), fmt), normal(1, n, 2)[0], by_rows(m)
+    f, of_x = fragments(w), x.double() / tops.double()
+    for early in (True, False):
+        out = fp4_few_sm90(x, f, x_global_scale=tops, bias=bias, few=few, early=early)
+        assert judge(out, of_x, w, bias) is None
 
 
 @pytest.mark.gpu

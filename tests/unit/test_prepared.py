@@ -9,7 +9,7 @@ from torch import nn
 import qkernels
 from qbench import Unsupported
 from qkernels import prepared_ops as ops
-from qkernels import reference
+from qkernels import quantized_ops, reference
 from qkernels.format import (
     FP8,
     MXFP4,
@@ -28,6 +28,7 @@ from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
 from qkernels.triton.fp4_fragments import Fragments, fragments
 from qkernels.triton.fp4_fragments import dense as dense_fragments
+from qkernels.triton.fp4_stream import fp4_stream
 from qkernels.triton.mxfp4_folded import FoldedWeights, fold_rows, fold_weights
 from qkernels.triton.mxfp4_folded import dense as dense_folded
 
@@ -93,6 +94,43 @@ def test_a_product_with_quantized_activations(fmt: Format, activation: str) -> N
     assert off(prepared_matmul(x, p, out_dtype=dtype), reference.matmul(x, w)) <= 1
 
 
+@pytest.mark.parametrize("fmt", [NVFP4, NVFP4_1L, NVFP4_4OVER6], ids=lambda fmt: fmt.name)
+@pytest.mark.parametrize("m", [0, 1, 7, 130])
+def test_each_row_is_over_its_own_global_scale(fmt: Format, m: int) -> None:
+    w, bias = weight(24, 96, fmt), normal(1, 24)[0]
+    spread = torch.exp2(torch.arange(float(m)) % 60 - 30)[:, None]
+    x = quantize_exactly(normal(m + 1, 96, dtype=torch.float32)[:m] * spread, NVFP4_TOKEN)
+    for dtype in (torch.bfloat16, torch.float32):
+        y = prepared_matmul(x, prepare(w), bias=bias, out_dtype=dtype)
+        assert y.shape == (m, 24)
+        assert m == 0 or off(y, reference.matmul(x, w, bias=bias)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        (torch.ones(3), r"float32 \[3\] .* \[3, 1\]: use"),
+        (torch.ones(2, 1), r"float32 \[2, 1\]"),
+        (torch.ones(1, 3), r"float32 \[1, 3\]"),
+        (torch.ones(3, 2)[:, :1], r"strides \(2, 1\)"),
+        (torch.ones(3, 1).double(), "float64"),
+        (torch.ones((), dtype=torch.bfloat16), "bfloat16"),
+    ],
+)
+def test_global_scales_that_are_neither_one_nor_one_a_row_are_named(scale: torch.Tensor, words: str) -> None:
+    f = fragments(weight(32, 64, NVFP4))
+    held = (normal(3, 64), f.data, f.scale, f.base, f.global_scale, scale, None)
+    for call in (
+        lambda: ops.fp4_product(*held, f.unit, 1.0, "nvfp4", 32, torch.bfloat16),
+        lambda: quantized_ops.fp4_product_quantized(*held, None, f.unit, 1.0, "nvfp4", 32, "mxfp4"),
+        lambda: fp4_stream(held[0], f, x_global_scale=scale),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(ValueError, match="on meta and x on cpu"):
+        fp4_stream(held[0], f, x_global_scale=torch.ones(3, 1, device="meta"))
+
+
 def test_folded_rows_go_with_folded_weights_only() -> None:
     w = weight(24, 96, MXFP4)
     x = qkernels.quantize(normal(3, 96), MXFP4, backend="torch")
@@ -143,8 +181,10 @@ def test_what_is_not_taken_is_said() -> None:
         with pytest.raises(ValueError, match=r"must be bf16, fp16 or fp32 \[16\]"):
             prepared_matmul(normal(3, 64), p, bias=bias)
     one = quantize_exactly(normal(3, 64), NVFP4_TOKEN)
-    with pytest.raises(ValueError, match="nvfp4_token"):
-        prepared_matmul(one, prepare(weight(16, 64, NVFP4)))
+    with pytest.raises(ValueError, match=r"nvfp4_token and w is mxfp4"):
+        prepared_matmul(one, prepare(weight(16, 64, MXFP4)))
+    with pytest.raises(Unsupported, match="nvfp4_token"):
+        prepare(one)
 
 
 @pytest.mark.parametrize("fmt", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
@@ -251,6 +291,23 @@ def operators():
     yield (
         ops.fp4_product,
         (x, w.data, w.scale, w.base, w.global_scale, None, None, w.unit, 1.0, "nvfp4", 16, x.dtype),
+    )
+    yield (
+        ops.fp4_product,
+        (
+            x,
+            w.data,
+            w.scale,
+            w.base,
+            w.global_scale,
+            torch.ones(3, 1),
+            None,
+            w.unit,
+            1.0,
+            "nvfp4",
+            16,
+            x.dtype,
+        ),
     )
     yield ops.fp4_rows, (x, None, "nvfp4", 16)
     yield ops.fp4_rows, (x, torch.tensor(50.0), "nvfp4", 0)

@@ -11,7 +11,7 @@ import qkernels
 from qbench import Unsupported
 from qkernels import quantized_ops as ops
 from qkernels import reference
-from qkernels.format import FORMATS, MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, Format
+from qkernels.format import FORMATS, MXFP4, MXFP4_ABS_MAX, NVFP4, NVFP4_1L, NVFP4_TOKEN, Format
 from qkernels.linear import LinearMXFP4, LinearNVFP4
 from qkernels.prepared import fold, prepare, prepared_matmul, prepared_matmul_quantized
 from qkernels.prepared_linear import PreparedLinear
@@ -52,7 +52,12 @@ def same(found: QTensor, wanted: QTensor) -> bool:
 def test_the_product_in_fp32_is_quantized(fmt: Format, result: Format) -> None:
     w, x, bias, gs = weight(64, 96, fmt), normal(3, 96), normal(1, 64)[0], scale_of(result)
     xq = qkernels.quantize(x, fmt, backend="torch")
-    for activation, left in (("w4a16", x), ("w4a16", xq), ("w4a4", xq)):
+    pairs = [("w4a16", x), ("w4a16", xq), ("w4a4", xq)]
+    if fmt.scale == "e4m3":
+        pairs.append(
+            ("w4a4", quantize_exactly(x * torch.tensor([[1.0], [2.0**20], [2.0**-20]]), NVFP4_TOKEN))
+        )
+    for activation, left in pairs:
         found = prepared_matmul_quantized(left, prepare(w, activation), result, global_scale=gs, bias=bias)
         exact = reference.matmul(left, w, bias=bias).float()
         assert same(found, quantize_exactly(exact, result, global_scale=gs))
@@ -208,12 +213,23 @@ def test_a_layer_says_what_it_does_not_take() -> None:
     rotated = PreparedLinear(kind.from_linear(linear(64, 32, 1), format=name, hadamard=16))
     with pytest.raises(ValueError, match="rotated by None and w by 16"):
         rotated(hidden)
-    for x in (
-        quantize_exactly(normal(6, 64), MXFP4),
-        quantize_exactly(normal(6, 64), FORMATS["nvfp4_token"]),
-    ):
-        with pytest.raises(ValueError, match=x.format.name):
-            two(x)
+    with pytest.raises(ValueError, match="mxfp4"):
+        two(quantize_exactly(normal(6, 64), MXFP4))
+    with pytest.raises(ValueError, match="nvfp4_token"):
+        chain(*CHAINS[2])[1](quantize_exactly(normal(6, 64), NVFP4_TOKEN))
+
+
+def test_a_layer_takes_activations_with_a_global_scale_a_row() -> None:
+    _, layer, _, last = chain(*CHAINS[0])
+    x = quantize_exactly(normal(6, 64).view(2, 3, 64) * torch.tensor([[[1.0]], [[2.0**20]]]), NVFP4_TOKEN)
+    y = layer(x)
+    assert (y.shape, y.dtype) == ((2, 3, 32), torch.bfloat16)
+    flat = QTensor(x.data.view(6, -1), x.scale.view(6, -1), x.format, (6, 64), x.global_scale.view(6, 1))
+    wanted = reference.matmul(flat, last.quantized_weight(), bias=last.bias)
+    assert ((y.view(6, 32).double() - wanted).abs() / (wanted.abs() * 2.0**-8 + 1e-30)).max() <= 1 + 2.0**-20
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), y)
 
 
 # --- operators
@@ -228,6 +244,12 @@ def operators():
         (x, *held, None, normal(1, 32)[0], torch.tensor(30.0), w.unit, 1.0, "nvfp4", 32, "nvfp4"),
     )
     yield ops.fp4_product_quantized, (x, *held, None, None, None, w.unit, 1.0, "nvfp4", 32, "mxfp4")
+    yield (
+        ops.fp4_product_quantized,
+        (x, *held, torch.ones(3, 1), None, None, w.unit, 1.0, "nvfp4", 32, "mxfp4"),
+    )
+    xt = quantize_exactly(x, NVFP4_TOKEN)
+    yield ops.fp4_decoded_rows, (xt.data, xt.scale, "nvfp4_token")
     yield ops.mxfp4_fold_codes, (xq.data, xq.scale)
     yield ops.fp4_decoded_rows, (xq.data, xq.scale, "mxfp4")
     f, rows = fold_weights(weight(32, 64, MXFP4)), fold_rows(xq)

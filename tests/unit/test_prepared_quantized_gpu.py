@@ -9,7 +9,7 @@ from torch import nn
 from qbench import gemm_error, poisoned_allocations
 from qkernels import reference
 from qkernels.compare import compare_quantized
-from qkernels.format import MXFP4, NVFP4, NVFP4_1L, Format
+from qkernels.format import MXFP4, NVFP4, NVFP4_1L, NVFP4_TOKEN, Format
 from qkernels.prepared import fold, prepare, prepared_matmul, prepared_matmul_quantized
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
@@ -24,6 +24,10 @@ def on_gpu(m: int, n: int, k: int, fmt: Format, activation: str):
     if activation == "w4a16":
         x = normal(m, k).cuda()
         return x, w, x, prepare(w)
+    if activation == "token":
+        spread = torch.exp2(torch.arange(float(m)) % 60 - 30)[:, None]
+        x = quantize_exactly(normal(m, k, dtype=torch.float32) * spread, NVFP4_TOKEN).to("cuda")
+        return x, w, x, prepare(w)
     x = quantize_exactly(normal(m, k), fmt).to("cuda")
     p = prepare(w, activation)
     return x, w, fold(x) if p.folded else x, p
@@ -33,8 +37,8 @@ GPU = pytest.mark.gpu
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 KINDS = pytest.mark.parametrize(
     ("fmt", "activation"),
-    [(NVFP4, "w4a16"), (NVFP4, "w4a4"), (MXFP4, "w4a16"), (MXFP4, "w4a4")],
-    ids=["nvfp4-w4a16", "nvfp4-w4a4", "mxfp4-w4a16", "mxfp4-folded"],
+    [(NVFP4, "w4a16"), (NVFP4, "w4a4"), (NVFP4, "token"), (MXFP4, "w4a16"), (MXFP4, "w4a4")],
+    ids=["nvfp4-w4a16", "nvfp4-w4a4", "nvfp4-token", "mxfp4-w4a16", "mxfp4-folded"],
 )
 
 

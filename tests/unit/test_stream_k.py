@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from qkernels.triton import mxfp4_gemm_sm90, stream_k
 from qkernels.triton.fp4_gemm_sm90 import SHAPES
 from qkernels.triton.stream_k import contributors, piece, place, quarters_of, segment, segments
 from qkernels.triton.stream_plan import MOST_PARTS, MOST_TILES, Plan, Shape, beside, choose, divide, owned
+from tests.gluon_threads_fp4 import finished
 from tests.plans import every_plan, free
 
 
@@ -211,6 +213,25 @@ def test_rows_of_a_tile_follow_those_of_x(m: int, rows: int) -> None:
 
 def test_few_folded_rows_take_the_smallest_tile() -> None:
     assert choose(mxfp4_gemm_sm90.SHAPES, 64, 57344, 32, 132)[0].rows == 64
+
+
+@pytest.mark.parametrize("scales", [0, 1, 2])
+@pytest.mark.parametrize(("m", "n"), [(1, 8), (7, 136), (129, 264), (300, 128)])
+def test_a_tile_in_quarters_is_finished_as_a_whole_one(m: int, n: int, scales: int) -> None:
+    """By no scale of x, by one for all, by that of each row; fp4_gemm_sm90's own functions."""
+    check_finished(m, n, scales)
+
+
+def check_finished(m: int, n: int, scales: int) -> None:
+    generator = np.random.default_rng(m)
+    y, bias, of_w = generator.standard_normal((m, n)), generator.standard_normal(n), np.full(1, 3e4)
+    tops = 1.37 * 2.0 ** generator.integers(-40, 40, m if scales == 2 else 1)
+    one, rows = tops if scales == 1 else None, tops if scales == 2 else None
+    wanted = y * 0.25 / (tops[:, None] if scales else 1.0) / of_w + bias
+    for shape, some in zip(SHAPES, (16, 8), strict=True):
+        for whole in (True, False):
+            found = finished(y, shape.rows, some, whole, 0.25, one, rows, of_w, bias)
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-300)
 
 
 @given(across=st.integers(1, 40), down=st.integers(1, 20))

@@ -15,7 +15,7 @@ Every layer's forward is operators of torch: one graph under torch.compile, noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from qbench import Unsupported
 from qkernels.api import quantize
 from qkernels.codec import round_to
-from qkernels.format import NVFP4_1L, NVFP4_TOKEN, get_format
+from qkernels.format import NVFP4_TOKEN, get_format
 from qkernels.linear import LinearMXFP4, LinearNVFP4, QuantizedLinear
 from qkernels.operators import fake, operator
 from qkernels.prepared import product, settle
@@ -111,18 +111,13 @@ class FastLinear(PreparedLinear):
 
 
 class TokenLinear(FastLinear):
-    """NVFP4 by NVFP4 with one global scale a token: the rows' scales are divided out of the fp32 product.
-
-    Products of many rows (over 64 to 128) take the path for fp32 results: weights unpacked to a workspace, then cuBLAS.
-    A static scale has a fused kernel there.
-    """
+    """NVFP4 by NVFP4 with one global scale a token, which the product's kernel divides out of its fp32 sums."""
 
     def forward(self, x: Tensor | QTensor) -> Tensor:
         if isinstance(x, QTensor):
             raise TypeError(f"x is {x.format.name}; this layer quantizes its input itself, give it 16 bits")
         rows, top = nvfp4_token_rows(as_rows(x, self.in_features), self.hadamard or 0)
-        y: Tensor = product(rows, self.prepared(), None, row_unit(self.format), None, torch.float32) / top
-        y = (y if self.bias is None else y + self.bias).to(x.dtype)
+        y: Tensor = product(rows, self.prepared(), top, row_unit(self.format), self.bias, x.dtype)
         return y.reshape(*x.shape[:-1], self.out_features)
 
 
@@ -136,7 +131,7 @@ def nvfp4_token_rows(x: Tensor, hadamard: int) -> tuple[Tensor, Tensor]:
         return nvfp4_rounded(x, hadamard=hadamard or None)
     q = quantize(x, NVFP4_TOKEN, hadamard=hadamard or None)
     assert q.global_scale is not None
-    return rows_of(replace(q, format=NVFP4_1L, global_scale=None)), q.global_scale.reshape(-1, 1)
+    return rows_of(q), q.global_scale
 
 
 @fake(nvfp4_token_rows)

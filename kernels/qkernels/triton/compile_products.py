@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
 import qbench
 from qkernels.format import MXFP4, NVFP4, Format
@@ -100,24 +101,28 @@ def prepared_cases() -> list[qbench.CompileCase]:
         )
         return FoldedWeights(codes, spread, torch.empty(N, device="cuda"), N, K, 1.0)
 
-    def stream(fmt: Format, m: int) -> qbench.CompileCase:
+    def scales(m: int, rows: bool) -> Tensor | None:
+        """Of x: one a row, or none."""
+        return matrix(m, 1, "fp32") if rows else None
+
+    def stream(fmt: Format, m: int, rows: bool = False) -> qbench.CompileCase:
         return qbench.CompileCase(
-            f"{fmt.name}_stream[m={m},n={N},k={K}]",
-            lambda: fp4_stream.fp4_stream(matrix(m), weights(fmt)),
+            f"{fmt.name}_stream[m={m},n={N},k={K}{',rows' * rows}]",
+            lambda: fp4_stream.fp4_stream(matrix(m), weights(fmt), x_global_scale=scales(m, rows)),
             {"fp4_stream_kernel": fp4_stream.expected()},
         )
 
-    def few(fmt: Format, m: int, n: int = N) -> qbench.CompileCase:
+    def few(fmt: Format, m: int, n: int = N, rows: bool = False) -> qbench.CompileCase:
         return qbench.CompileCase(
-            f"{fmt.name}_few[m={m},n={n},k={K}]",
-            lambda: fp4_few_sm90.fp4_few_sm90(matrix(m), weights(fmt, n)),
+            f"{fmt.name}_few[m={m},n={n},k={K}{',rows' * rows}]",
+            lambda: fp4_few_sm90.fp4_few_sm90(matrix(m), weights(fmt, n), x_global_scale=scales(m, rows)),
             {"fp4_few_sm90_kernel": hopper_only("wgmma.bf16 A=registers")},
         )
 
-    def many(fmt: Format, m: int) -> qbench.CompileCase:
+    def many(fmt: Format, m: int, rows: bool = False) -> qbench.CompileCase:
         return qbench.CompileCase(
-            f"{fmt.name}_sm90[m={m},n={N},k={K}]",
-            lambda: fp4_gemm_sm90.fp4_gemm_sm90(matrix(m), weights(fmt)),
+            f"{fmt.name}_sm90[m={m},n={N},k={K}{',rows' * rows}]",
+            lambda: fp4_gemm_sm90.fp4_gemm_sm90(matrix(m), weights(fmt), x_global_scale=scales(m, rows)),
             {"fp4_gemm_sm90_kernel": hopper_only("wgmma.bf16 A=registers")},
         )
 
@@ -144,13 +149,13 @@ def prepared_cases() -> list[qbench.CompileCase]:
             m, n, fmt, one().reshape(()) if fmt.levels == 2 else None, torch.device("cuda")
         )
 
-    def quantizing(fmt: Format, m: int, n: int = N) -> qbench.CompileCase:
+    def quantizing(fmt: Format, m: int, n: int = N, rows: bool = False) -> qbench.CompileCase:
         """The same product with its result in fmt."""
         few = fp4_few_plan.quicker(m, n // 16, K // 64)
         kernel = fp4_few_sm90.fp4_few_sm90 if few else fp4_gemm_sm90.fp4_gemm_sm90
         return qbench.CompileCase(
-            f"{fmt.name}_sm90_to_{fmt.name}[m={m},n={n},k={K}]",
-            lambda: kernel(matrix(m), weights(fmt, n), into=into(fmt, m, n)),
+            f"{fmt.name}_sm90_to_{fmt.name}[m={m},n={n},k={K}{',rows' * rows}]",
+            lambda: kernel(matrix(m), weights(fmt, n), x_global_scale=scales(m, rows), into=into(fmt, m, n)),
             {f"{kernel.__name__}_kernel": hopper_only("wgmma.bf16 A=registers", fmt, few=few)},
         )
 
@@ -167,6 +172,7 @@ def prepared_cases() -> list[qbench.CompileCase]:
 
     return [
         *(quantizing(NVFP4, m) for m in (1, 64, 256, 4096)),
+        *(quantizing(NVFP4, m, rows=True) for m in (64, 256)),
         *(quantizing(MXFP4, m) for m in (16, 4096)),
         *(eight_quantizing(fmt, 4096) for fmt in (NVFP4, MXFP4)),
         qbench.CompileCase(
@@ -179,11 +185,15 @@ def prepared_cases() -> list[qbench.CompileCase]:
         ),
         stream(NVFP4, 1),
         stream(MXFP4, 16),
+        *(stream(NVFP4, m, rows=True) for m in (16, 64)),
         *(few(NVFP4, m) for m in (1, 64)),
         few(MXFP4, 16),
         few(NVFP4, 1, 4096),  # in two parts
         few(MXFP4, 1, 1024),  # in four
+        *(few(NVFP4, m, rows=True) for m in (8, 64, 128)),
+        few(NVFP4, 8, 4096, rows=True),
         *(many(NVFP4, m) for m in (256, 4096)),
+        *(many(NVFP4, m, rows=True) for m in (128, 256, 4096)),
         eight(4096),
         *(few_eight(m, n) for m, n in ((1, N), (1, 1024), (16, N), (32, N), (64, N))),
         qbench.CompileCase(

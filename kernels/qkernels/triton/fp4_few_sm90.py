@@ -67,6 +67,7 @@ from qkernels.triton.gluon_names import barrier, reinterpret
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_quantized
 from qkernels.triton.workspaces import processors, require_hopper, workspace
+from qkernels.triton.x_scales import one_or_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +99,8 @@ def fetch(
 
 @gluon.jit
 def multiply(
-    x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr, gs_ptr, bias_ptr,
-    work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
+    x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr, row_gs_ptr,
+    gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
     PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
     S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr, PIECE: gl.constexpr,
@@ -175,8 +176,13 @@ def multiply(
                 )
             if complete:
                 # one after the other: the product of two global scales may leave the numbers where the result does not
-                result = sums * unit * x_gain * gain
                 HELD: gl.constexpr = sums.type.layout
+                if row_gs_ptr is None:
+                    result = sums * unit * x_gain * gain
+                else:  # from memory to each thread that needs them: stages leave little shared memory
+                    of_x = gl.arange(0, BM, gl.SliceLayout(0, HELD))
+                    x_gains = reciprocal(gl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))
+                    result = sums * unit * x_gains.expand_dims(0) * gain
                 ROWS: gl.constexpr = 64 // P
                 columns = (item * WR + RPART) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, HELD))
                 rows = gl.arange(0, BM, gl.SliceLayout(0, HELD))
@@ -195,8 +201,8 @@ def multiply(
 # stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
 @gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
 def fp4_few_sm90_kernel(
-    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-    counter_ptr, unit, m, n, stride_out, steps, grain, grains,
+    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, row_gs_ptr, gs_ptr, bias_ptr,
+    work_ptr, counter_ptr, unit, m, n, stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
     W: gl.constexpr, W_STAGE: gl.constexpr, SCALES: gl.constexpr, BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr,
     WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, REGISTERS: gl.constexpr, EARLY: gl.constexpr,
@@ -233,28 +239,28 @@ def fp4_few_sm90_kernel(
     if WK * WR == 2:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 1], [REGISTERS, 24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 2, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 2, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain,
-                        grains, 3, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
+                        grain, grains, 3, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
@@ -292,7 +298,7 @@ def fp4_few_sm90(
     """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
     into: quantize the fp32 result there instead; returned are its codes.
-    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows), one or one a row [M, 1]; the product is divided by it.
     early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
     x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K that is no
     multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
@@ -325,8 +331,9 @@ def fp4_few_sm90(
         )
         fp4_few_sm90_kernel[(plan.programs,)](
             *descriptors(x, w, few, bm, wide, raw),
-            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
-            counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
+            *(written_to(into) if into else (out, None, None)), w.base, *one_or_rows(x_global_scale, x),
+            w.global_scale, bias, work, counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain,
+            plan.grains,
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[2],
             X_STAGE=wide[3 if few.parts == 1 else 4], W=raw[3], W_STAGE=raw[4], SCALES=raw[2], BM=bm, C=few.depth,
             S=few.stages, WK=few.wk, WR=few.wr, P=few.parts, REGISTERS=registers, EARLY=early, RULE=rule_of(into),

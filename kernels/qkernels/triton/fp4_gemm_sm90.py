@@ -17,7 +17,8 @@ made while two products are under way, C7513).
 What a loop carries (`stage`) must not be copied to a second variable there: Triton takes that one for a constant.
 
 SASS (sm_90, Triton 3.6), 256 rows: 203 instructions for two steps of 32 weights a thread, 3.2 a weight with all that is
-not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills in the loop.
+not decoding; two warps a scheduler issue 400 of 2048 cycles. No spills in the loop. A global scale for each row of x
+takes 20 to 90 instructions more, none of them in the loop.
 
 Predicted (H200): MMA-bound from M = 128 on; o 29 us at M = 128, 43 at 256. Measured (torch 2.11, Triton 3.6,
 graph replay, weights not in L2, NVFP4; four cards, cuBLAS bf16 in the same run), us and times cuBLAS:
@@ -80,6 +81,7 @@ from qkernels.triton.stream_k import (
 )
 from qkernels.triton.stream_plan import Plan, Shape, beside, choose
 from qkernels.triton.workspaces import processors, require_hopper, workspace
+from qkernels.triton.x_scales import one_or_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,13 +144,32 @@ def operand(
 
 
 @gluon.jit
+def row_gains(row_gs_ptr, row, m, ROWS: gl.constexpr, WARPS: gl.constexpr):
+    """1 over the scales of rows of x from `row` on, a row by one thread: in the layout of sums each would have 64."""
+    rows = row + gl.arange(0, ROWS, gl.BlockedLayout([1], [32], [WARPS], [0]))
+    return reciprocal(gl.load(row_gs_ptr + rows, mask=rows < m, other=1.0))
+
+
+@gluon.jit
 def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
-    """Sums of columns of the output from `column` on, times alpha, plus bias."""
-    unit, x_gs_ptr, gs_ptr, bias_ptr = parameters
+    """Sums of the output from (row, column) on times alpha, plus bias."""
+    _, _, row_gs_ptr, _, _ = parameters
+    if row_gs_ptr is None:
+        return finished(sums, None, column, n, parameters)
+    else:
+        return finished(sums, row_gains(row_gs_ptr, row, m, sums.shape[1], WARPS), column, n, parameters)
+
+
+@gluon.jit
+def finished(sums, row_gain, column, n, parameters):
+    """The same with what `row_gains` gave (or None)."""
+    unit, x_gs_ptr, _, gs_ptr, bias_ptr = parameters
     # one after the other: the product of two global scales may leave the numbers where the result does not
     result = sums * unit
     if x_gs_ptr is not None:
         result *= reciprocal(gl.load(x_gs_ptr))
+    if row_gain is not None:
+        result *= gl.convert_layout(row_gain, gl.SliceLayout(0, sums.type.layout)).expand_dims(0)
     if gs_ptr is not None:
         result *= reciprocal(gl.load(gs_ptr))
     if bias_ptr is not None:
@@ -174,6 +195,7 @@ def multiply(
     tiles = across * down
     begin, stop = piece(plan, steps, program)
     shared, count = segments(tiles, plan[0], begin, stop, steps, program, programs)
+    _, _, row_gs_ptr, _, _ = parameters
     after_previous(EARLY)
     stage = 0
     phase = 0
@@ -181,6 +203,9 @@ def multiply(
         index, first, end = segment(number, shared, tiles, plan[0], begin, stop, steps, program, programs)
         tile, row = place(index, across, down, GROUP)
         gl.assume(end > first)
+        row_gain = None
+        if row_gs_ptr is not None:  # asked for here, needed at the end, where it would make registers spill
+            row_gain = row_gains(row_gs_ptr, row * BM, m, BM, WARPS)
         sums = gl.zeros([T * 16, BM], gl.float32, layout=MMA)
         last = gl.full([T * 16, 64], 0.0, x.dtype, layout=L[6])
         for i in range(first, end):
@@ -209,15 +234,15 @@ def multiply(
                 mbarrier.arrive(deposited, count=1)
                 complete = False
         if complete:
-            result = finish(sums, row * BM, tile * (T * 16), m, n, parameters, WARPS)
+            result = finished(sums, row_gain, tile * (T * 16), n, parameters)
             write_tile(result, target, row * BM, tile * (T * 16), m, n, RULE)
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["m", "n", "steps", "split", "group", "members", "lead", "rest"])
 def fp4_gemm_sm90_kernel(
-    x_desc, w_desc, s_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, work_ptr,
-    counter_ptr, unit, m, n, steps, split, group, members, lead, rest,
+    x_desc, w_desc, s_desc, out_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, row_gs_ptr, gs_ptr, bias_ptr,
+    work_ptr, counter_ptr, unit, m, n, steps, split, group, members, lead, rest,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, S: gl.constexpr,
     GROUP: gl.constexpr, MMA: gl.constexpr, SOME: gl.constexpr, WARPS: gl.constexpr, SUMMING: gl.constexpr,
     EARLY: gl.constexpr, RULE: gl.constexpr,
@@ -246,7 +271,7 @@ def fp4_gemm_sm90_kernel(
     if x.dtype == gl.float16:
         base = base * 0
     FINISH: gl.constexpr = finish
-    parameters = (unit, x_gs_ptr, gs_ptr, bias_ptr)
+    parameters = (unit, x_gs_ptr, row_gs_ptr, gs_ptr, bias_ptr)
     plan = (split, group, members, lead, rest)
     if SUMMING == 0:
         gl.warp_specialize([
@@ -280,7 +305,8 @@ def fp4_gemm_sm90(
 ) -> Tensor:  # fmt: skip
     """x's dtype [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
-    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it. shape, plan: for tests.
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows), one or one a row [M, 1]; the product is divided by it.
+    shape, plan: for tests.
     into: quantize the fp32 result there instead; returned are its codes.
     early: may begin before the kernel launched before it has ended; w (nothing else) is read at once.
     x is bf16 or fp16 (NVFP4 only), M > 0, its rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError
@@ -318,8 +344,8 @@ def fp4_gemm_sm90(
             TensorDescriptor.from_tensor(w.data.view(all_tiles, -1), [shape.tiles, 128], raw),
             TensorDescriptor.from_tensor(w.scale.view(all_tiles, -1), [shape.tiles, 8 * u], raw),
             None if into else TensorDescriptor.from_tensor(out, [rows, columns], wide),
-            *(written_to(into) if into else (out, None, None)), w.base, x_global_scale, w.global_scale, bias, work,
-            counters, w.unit, m, w.n, steps, *plan.arguments(),
+            *(written_to(into) if into else (out, None, None)), w.base, *one_or_rows(x_global_scale, x),
+            w.global_scale, bias, work, counters, w.unit, m, w.n, steps, *plan.arguments(),
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, BM=rows, S=shape.stages,
             GROUP=16, MMA=mma, SOME=layouts(shape.tiles, u, at_once, warps or shape.warps)[1], WARPS=shape.warps,
             SUMMING=warps, EARLY=early, RULE=rule_of(into), num_warps=shape.warps, launch_pdl=early,

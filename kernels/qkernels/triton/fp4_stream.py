@@ -29,6 +29,7 @@ import triton.language as tl
 
 import qbench
 from qkernels.triton.fp4_fragments import FIELDS, Fragments
+from qkernels.triton.x_scales import one_or_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,8 +157,8 @@ def load_step(w, scale, x, there, x_there):
 # m is not specialized: every batch size would otherwise compile up to three kernels (m = 1, m % 16 == 0, other).
 @triton.jit(do_not_specialize=["m", "n"])
 def fp4_stream_kernel(
-    x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles, chunks,
-    stride_x, stride_out,
+    x_ptr, w_ptr, scale_ptr, base_ptr, x_gs_ptr, row_gs_ptr, gs_ptr, bias_ptr, out_ptr, unit, m, n, k, tiles,
+    chunks, stride_x, stride_out,
     STEP: tl.constexpr, U: tl.constexpr, MT: tl.constexpr, WK: tl.constexpr, WR: tl.constexpr, RT: tl.constexpr,
     D: tl.constexpr,
 ):  # fmt: skip
@@ -212,6 +213,9 @@ def fp4_stream_kernel(
     # one after the other: the product of two global scales may leave the numbers where the result does not
     if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
+    if row_gs_ptr is not None:
+        of_x = tl.arange(0, MT * 8)
+        total *= tl.div_rn(1.0, tl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))[None, :]
     if gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(gs_ptr))
     out_columns, out_rows = program * WR * RT * 16 + tl.arange(0, WR * RT * 16), tl.arange(0, MT * 8)
@@ -254,7 +258,7 @@ def fp4_stream(
 ) -> Tensor:
     """out_dtype (x's) [M, N] = x [M, K] times w [N, K] transposed, plus bias [N], summed in fp32 and rounded once.
 
-    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows); the product is divided by it.
+    x_global_scale: of x, if that was NVFP4 (fp4_decode_rows), one or one a row [M, 1]; the product is divided by it.
     x is bf16 or fp16 (NVFP4 only), its rows may be strided, M <= 64. Raises ValueError or TypeError otherwise.
     """
     m, k = _check(x, w)
@@ -267,8 +271,8 @@ def fp4_stream(
     base = torch.zeros_like(w.base) if half else w.base
     with torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext():
         fp4_stream_kernel[(triton.cdiv(tiles, d.wr * d.rt),)](
-            x, w.data, w.scale, base, x_global_scale, w.global_scale, bias, out, w.unit, m, w.n, k, tiles, chunks,
-            x.stride(0), out.stride(0),
+            x, w.data, w.scale, base, *one_or_rows(x_global_scale, x), w.global_scale, bias, out, w.unit, m, w.n, k,
+            tiles, chunks, x.stride(0), out.stride(0),
             STEP=128 if half or w.format.scale == "e8m0" else 16, U=2 if w.format.block == 16 else 1,
             MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, num_warps=d.wk * d.wr,
         )  # fmt: skip

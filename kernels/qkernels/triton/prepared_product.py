@@ -22,12 +22,16 @@ from qkernels.triton.fp4_unpack import fp4_unpack
 from qkernels.triton.mxfp4_quantize import mxfp4_quantize
 from qkernels.triton.nvfp4_quantize import nvfp4_quantize
 from qkernels.triton.quantized_result import Quantized
+from qkernels.triton.x_scales import one_or_rows
 
 
 def product(
     x: Tensor, w: Fragments, x_global_scale: Tensor | None, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
-    """out_dtype [M, N] = x [M, K] times w [N, K] transposed, over both global scales, plus bias [N]."""
+    """out_dtype [M, N] = x [M, K] times w [N, K] transposed, over both global scales, plus bias [N].
+
+    x_global_scale: one, or one a row [M, 1].
+    """
     hopper = torch.cuda.get_device_capability(x.device)[0] == 9
     if hopper and quicker(x.shape[0], *w.data.shape[:2]):
         from qkernels.triton.fp4_few_sm90 import fp4_few_sm90  # imports Gluon's names for Hopper
@@ -39,6 +43,7 @@ def product(
         from qkernels.triton.fp4_gemm_sm90 import fp4_gemm_sm90
 
         return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)
+    one_or_rows(x_global_scale, x)
     y = torch.mm(x, fp4_unpack(w, x.dtype).T, out_dtype=torch.float32) * w.unit
     for gs in (x_global_scale, w.global_scale):
         if gs is not None:

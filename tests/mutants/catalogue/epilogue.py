@@ -239,7 +239,7 @@ MUTANTS = (
     ),
     _l(
         "quantized-layer-scale-lost",
-        "product(rows, w, x.global_scale, ops.row_unit(fmt), self.bias, out)",
+        "product(rows, w, gs, ops.row_unit(fmt), self.bias, out)",
         "product(rows, w, None, ops.row_unit(fmt), self.bias, out)",
         "a layer does not divide by the global scale of the activations it is handed",
         "quantized-layers",

@@ -10,6 +10,7 @@ _e = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few.py")
 _c = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few_plan.py")
 _p = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_parts.py")
 _f = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_sm90.py")
+_g = partial(Mutant, check="finish", file="qkernels/triton/fp4_gemm_sm90.py")
 
 MUTANTS = (
     _e(
@@ -71,6 +72,71 @@ MUTANTS = (
         "[COLUMNS, chunks // p * COLUMNS, stride, 1]",
         "[COLUMNS, COLUMNS, stride, 1]",
         "the second part of x is the first, a unit later",
+    ),
+    # --- a global scale for each row of x
+    _f(
+        "few-row-scales-unmasked",
+        "mask=of_x < m, other=1.0",
+        "mask=of_x <= m, other=1.0",
+        "the global scale of a row after the last is read",
+    ),
+    _f(
+        "few-row-scales-twice",
+        "x_gains.expand_dims(0) * gain",
+        "x_gains.expand_dims(0) * x_gains.expand_dims(0) * gain",
+        "the product is divided by the rows' global scales twice",
+    ),
+    _f(
+        "few-row-scales-of-the-first",
+        "row_gs_ptr + of_x, mask",
+        "row_gs_ptr + of_x * 0, mask",
+        "every row of x takes the global scale of the first",
+    ),
+    _f(
+        "few-scale-of-x-before-the-wait",
+        "    after_previous(EARLY)\n    x_gain = 1.0\n    if x_gs_ptr is not None:\n"
+        "        x_gain = reciprocal(gl.load(x_gs_ptr))\n",
+        "    x_gain = 1.0\n    if x_gs_ptr is not None:\n"
+        "        x_gain = reciprocal(gl.load(x_gs_ptr))\n    after_previous(EARLY)\n",
+        "the global scale of x is read while the kernel before still writes it",
+    ),
+    _g(
+        "gemm-row-scales-of-the-first-tile",
+        "rows = row + gl.arange(0, ROWS,",
+        "rows = gl.arange(0, ROWS,",
+        "rows of every tile take the global scales of the first",
+    ),
+    _g(
+        "gemm-row-scales-unmasked",
+        "row_gs_ptr + rows, mask=rows < m",
+        "row_gs_ptr + rows, mask=rows <= m",
+        "the global scale of a row after the last is read",
+    ),
+    _g(
+        "gemm-row-scales-multiply",
+        "return reciprocal(gl.load(row_gs_ptr",
+        "return (gl.load(row_gs_ptr",
+        "the product is multiplied by the rows' global scales",
+    ),
+    _g(
+        "gemm-row-scales-not-in-quarters",
+        "return finished(sums, row_gains(row_gs_ptr, row, m, sums.shape[1], WARPS), column, n, parameters)",
+        "return finished(sums, None, column, n, parameters)",
+        "parts of tiles that are summed are not divided by the rows' global scales",
+    ),
+    _g(
+        "gemm-row-scales-twice",
+        "result *= gl.convert_layout(row_gain, gl.SliceLayout(0, sums.type.layout)).expand_dims(0)\n",
+        "result *= (row_gain * row_gain).expand_dims(0)\n",
+        "the product is divided by the rows' global scales twice",
+    ),
+    Mutant(
+        "gemm-row-scales-of-the-first-quarter",
+        "FINISH(sums, row + start, column",
+        "FINISH(sums, row, column",
+        "every quarter of a summed tile takes the scales of its first rows",
+        "finish",
+        file="qkernels/triton/stream_k.py",
     ),
     # --- launches that begin early
     _e(

@@ -68,6 +68,22 @@ MUTANTS = (
         "weights are folded whose products cannot be stored",
         "prepared",
     ),
+    Mutant(
+        "prepared-scales-of-rows-strided",
+        "scale.shape == (m, 1) and scale.is_contiguous()",
+        "scale.shape == (m, 1)",
+        "global scales of rows that lie apart are read as if they did not",
+        "prepared",
+        file="qkernels/triton/x_scales.py",
+    ),
+    Mutant(
+        "prepared-scales-of-other-rows",
+        "scale.shape == (m, 1) and scale.is_contiguous()",
+        "scale.is_contiguous()",
+        "fewer global scales than rows are taken",
+        "prepared",
+        file="qkernels/triton/x_scales.py",
+    ),
     # --- layer
     _l(
         "layer-rotation-forgotten",
@@ -104,6 +120,22 @@ MUTANTS = (
         "weights of another rotation are loaded",
         "prepared-layer",
     ),
+    Mutant(
+        "layer-scales-of-tokens-lost",
+        "product(rows, self.prepared(), top, row_unit",
+        "product(rows, self.prepared(), None, row_unit",
+        "the product is not divided by its tokens' global scales",
+        "prepared-layer",
+        file="qkernels/models/fast.py",
+    ),
+    Mutant(
+        "layer-of-tokens-in-bf16",
+        "row_unit(self.format), self.bias, x.dtype)",
+        "row_unit(self.format), self.bias, torch.bfloat16)",
+        "fp32 inputs give bf16",
+        "prepared-layer",
+        file="qkernels/models/fast.py",
+    ),
     # --- operators
     _o(
         "ops-rounded-twice",
@@ -126,6 +158,13 @@ MUTANTS = (
         "y = y / gs",
         "y = y * gs",
         "global scales multiply instead of dividing",
+        "prepared",
+    ),
+    _o(
+        "ops-rows-over-their-global-scales",
+        'if q.format.global_granularity == "row":',
+        "if False:",
+        "rows are divided by their global scales, rounded, and divided again",
         "prepared",
     ),
     _o(

@@ -12,6 +12,9 @@ _r = partial(Mutant, file="qkernels/triton/fp4_decode_rows.py")
 _v = partial(Mutant, file="qkernels/triton/nvfp4_rounded.py", check="rounded")
 _ALPHAS = """    if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
+    if row_gs_ptr is not None:
+        of_x = tl.arange(0, MT * 8)
+        total *= tl.div_rn(1.0, tl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))[None, :]
     if gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(gs_ptr))
 """
@@ -128,6 +131,35 @@ MUTANTS = (
         _ALPHAS,
         _TOGETHER,
         "the product of both global scales leaves fp32 where the result does not",
+        "stream-scales",
+    ),
+    _s(
+        "stream-row-scale-of-the-next-row",
+        "row_gs_ptr + of_x, mask=of_x < m",
+        "row_gs_ptr + (of_x ^ 1), mask=(of_x ^ 1) < m",
+        "neighbouring rows of x exchange their global scales",
+        "stream-scales",
+    ),
+    _s(
+        "stream-row-scales-unmasked",
+        "mask=of_x < m, other=1.0",
+        "mask=of_x <= m, other=1.0",
+        "the global scale of a row after the last is read",
+        "stream-scales",
+    ),
+    _s(
+        "stream-row-scales-transposed",
+        "mask=of_x < m, other=1.0))[None, :]",
+        "mask=of_x < m, other=1.0))[:, None]",
+        "columns of the result take the global scales of rows of x",
+        "stream-scales",
+    ),
+    _s(
+        "stream-row-scales-twice",
+        "        of_x = tl.arange(0, MT * 8)\n",
+        "        of_x = tl.arange(0, MT * 8)\n"
+        "        total *= tl.div_rn(1.0, tl.load(row_gs_ptr + of_x, mask=of_x < m))[None, :]\n",
+        "the product is divided by the rows' global scales twice",
         "stream-scales",
     ),
     _s(
