@@ -190,6 +190,7 @@ def prepared_cases() -> list[qbench.CompileCase]:
         few(MXFP4, 16),
         few(NVFP4, 1, 4096),  # in two parts
         few(MXFP4, 1, 1024),  # in four
+        *(few(NVFP4, m, 57344) for m in (8, 128)),  # warps that share no K
         *(few(NVFP4, m, rows=True) for m in (8, 64, 128)),
         few(NVFP4, 8, 4096, rows=True),
         *(many(NVFP4, m) for m in (256, 4096)),

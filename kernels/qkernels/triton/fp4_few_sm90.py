@@ -218,20 +218,22 @@ def fp4_few_sm90_kernel(
         x_stages = reinterpret(x, x_desc.dtype, [S, C, P, BM, 64], X_STAGE)
         w_stages = reinterpret(words, gl.int32, [S, 4 * WR // P, P, C, 128], W_STAGE)
         s_stages = reinterpret(scales, gl.int32, [S, 4 * WR // P, P, C * 8 * U], W)
-    PARTS: gl.constexpr = (WK - 1) * WR if WK > 1 else 1
-    parts = gl.allocate_shared_memory(
-        gl.float32, [PARTS, 64, BM if WK > 1 else 1], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-    )
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
-    parts_full = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
-    parts_empty = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=WR)
-    for i in gl.static_range(PARTS):
-        mbarrier.init(parts_full.index(i), count=1)
-        mbarrier.init(parts_empty.index(i), count=1)
+    parts, parts_full, parts_empty = full, full, empty
+    if WK > 1:  # barriers that nobody waits for would lie where the epilogue puts data
+        PARTS: gl.constexpr = (WK - 1) * WR
+        parts = gl.allocate_shared_memory(
+            gl.float32, [PARTS, 64, BM], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+        )
+        parts_full = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
+        parts_empty = gl.allocate_shared_memory(gl.int64, [PARTS, 1], mbarrier.MBarrierLayout())
+        for i in gl.static_range(PARTS):
+            mbarrier.init(parts_full.index(i), count=1)
+            mbarrier.init(parts_empty.index(i), count=1)
     fence_async_shared()
     barrier()
     target = (out_ptr, scales_ptr, out_gs_ptr)
