@@ -229,7 +229,7 @@ def fp4_few_sm90_kernel(
     for i in gl.static_range(S):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=WR)
-    for i in gl.static_range(PARTS):
+    for i in gl.static_range((WK - 1) * WR):  # none that nobody waits for: their memory is used again
         mbarrier.init(parts_full.index(i), count=1)
         mbarrier.init(parts_empty.index(i), count=1)
     fence_async_shared()
