@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,11 +17,12 @@ import qkernels
 from qbench import gemm_error, poisoned_allocations, within
 from qkernels import reference
 from qkernels.compare import compare_quantized
-from qkernels.format import MXFP4, NVFP4, Format
+from qkernels.format import MXFP4, MXFP4_ABS_MAX, NVFP4, Format
 from qkernels.quantize import quantize as quantize_exactly
 from qkernels.tensor import QTensor
+from qkernels.triton.folded_product import product
 from qkernels.triton.fp4_few_plan import Few
-from qkernels.triton.mxfp4_few_plan import choose
+from qkernels.triton.mxfp4_few_plan import MAX_ROWS, choose
 from qkernels.triton.mxfp4_few_sm90 import mxfp4_few_sm90
 from qkernels.triton.mxfp4_folded import FoldedRows, FoldedWeights, dense, fold_rows, fold_weights
 from qkernels.triton.mxfp4_gemm_sm90 import SHAPES, mxfp4_gemm_sm90
@@ -45,22 +47,22 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def operands(m: int, n: int, k: int) -> tuple[QTensor, QTensor]:
+def operands(m: int, n: int, k: int, fmt: Format = MXFP4) -> tuple[QTensor, QTensor]:
     """Rows of factors far apart."""
     spread = [torch.exp2(torch.arange(float(rows)) % 60 - 30)[:, None] for rows in (m, n)]
     x, w = normal(m, k) * spread[0], normal(n, k, seed=1) * spread[1].flip(0)
-    return tuple(qkernels.quantize(each.bfloat16(), MXFP4).to(DEVICE) for each in (x, w))  # type: ignore[return-value]
+    return tuple(qkernels.quantize(each.bfloat16(), fmt).to(DEVICE) for each in (x, w))  # type: ignore[return-value]
 
 
 def values(x: FoldedRows) -> torch.Tensor:
-    return x.elements.double() * x.factor.double()[:, None]
+    return x.elements.double() * x.factor.double()[:, None] / x.gain
 
 
 def check(
     m: int, n: int, k: int, plan: Few | None, *, bias: bool = False, early: bool = True, backwards: bool = False,
-    processors: int = 3,
+    processors: int = 3, fmt: Format = MXFP4,
 ) -> None:  # fmt: skip
-    left, right = operands(m, n, k)
+    left, right = operands(m, n, k, fmt)
     x, w = fold_rows(left), fold_weights(right)
     b = normal(n, seed=2).bfloat16().to(DEVICE) if bias else None
     threads: Any = nullcontext() if DEVICE == "cuda" else on_threads(w, processors, backwards)
@@ -100,6 +102,10 @@ def test_every_row_count(m: int, parts: int) -> None:
     check(m, 70, 512, Few(2, 1, 1, 2, 1, parts), bias=True)
 
 
+def test_gains_of_both_operands() -> None:
+    check(3, 70, 256, Few(2, 1, 1, 2), fmt=MXFP4_ABS_MAX)
+
+
 def test_rows_that_do_not_lie_as_tma_reads_them() -> None:
     left, right = operands(6, 64, 256)
     x, w = fold_rows(left), fold_weights(right)
@@ -121,6 +127,22 @@ def test_what_it_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="K = 64"):
         mxfp4_few_sm90(FoldedRows(x.elements[:8, :64], x.factor[:8], 1.0), w)
     assert mxfp4_few_sm90(FoldedRows(x.elements[:0], x.factor[:0], 1.0), w).shape == (0, 16)
+
+
+def test_few_rows_are_of_this_kernel_and_more_of_the_other() -> None:
+    left, right = operands(65, 16, 128)
+    x, w = fold_rows(left), fold_weights(right)
+    bias, into = torch.zeros(16), Quantized.empty(65, 16, NVFP4, None, torch.device("cpu"))
+    for m in (1, MAX_ROWS, MAX_ROWS + 1):
+        with (
+            mock.patch("qkernels.triton.mxfp4_few_sm90.mxfp4_few_sm90") as few,
+            mock.patch("qkernels.triton.mxfp4_gemm_sm90.mxfp4_gemm_sm90") as many,
+        ):
+            rows = FoldedRows(x.elements[:m], x.factor[:m], x.gain)
+            product(rows, w, bias=bias, into=into)
+        taken, other = (few, many) if m <= MAX_ROWS else (many, few)
+        taken.assert_called_once_with(rows, w, bias=bias, into=into)
+        other.assert_not_called()
 
 
 @pytest.mark.parametrize("m", [1, 8, 9, 16, 17, 32, 33, 64])
