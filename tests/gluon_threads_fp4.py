@@ -1,7 +1,9 @@
-"""fp4_few_sm90 run by Python as gluon_threads runs fp8_few: its partitions as threads, tensors as numpy arrays.
+"""fp4_few_sm90 and mxfp4_few_sm90, which share a kernel, run by Python as gluon_threads runs fp8_few: partitions as
+threads, tensors as numpy arrays.
 
-Words of weights go the way they go on the GPU, as numbers, to what decodes them: there `fp4_fragments.dense` says what
-they mean. That a warp holds the words which its part of the operand needs, and ptxas's and TMA's bytes, are not told.
+Words of weights go the way they go on the GPU, as numbers, to what decodes them: there `dense` of either layout says
+what they mean. That a warp holds the words which its part of the operand needs, and ptxas's and TMA's bytes, are not
+told.
 """
 
 from __future__ import annotations
@@ -16,8 +18,18 @@ from unittest import mock
 import numpy as np
 import torch
 
-from qkernels.triton import fp4_few_plan, fp4_few_sm90, fp4_gemm_sm90, quantizing_epilogue, stream_k
+from qkernels.triton import (
+    fp4_few_plan,
+    fp4_few_sm90,
+    fp4_gemm_sm90,
+    mxfp4_few_sm90,
+    mxfp4_folded,
+    mxfp4_operand_sm90,
+    quantizing_epilogue,
+    stream_k,
+)
 from qkernels.triton.fp4_fragments import Fragments, dense
+from qkernels.triton.mxfp4_folded import FoldedWeights
 from tests import gluon_threads
 from tests.gluon_threads import _FAILED, _STATE, Array, Barrier, Barriers, Pointer, array, python_of
 
@@ -80,6 +92,20 @@ def allocate(dtype: object, shape: list[int], _layout: object) -> Shared | Barri
     return Barriers(shape[0]) if len(shape) == 2 else Shared(np.full(shape, np.nan), dtype)
 
 
+def unfolded(codes: Array, spread: Array, _layouts: object) -> Array:
+    """What mxfp4_operand_sm90.decoded gives, from words that stand for their bytes."""
+    assert not np.isnan(codes).any() and not np.isnan(spread).any()
+    words, bytes_ = (torch.from_numpy(np.asarray(each).astype(np.int64)).int() for each in (codes, spread))
+    units = words.view(4, 1, 256).view(torch.uint8), bytes_.view(4, 1, 16).view(torch.uint8)
+    return array(mxfp4_folded.dense(FoldedWeights(*units, torch.ones(64), 64, 128, 1.0)).numpy())
+
+
+def reinterpret(memory: Shared, dtype: object, shape: list[int], _layout: object) -> Shared:
+    """Bytes in the place of words are a fourth of them, each standing for four."""
+    words = [*shape[:-1], shape[-1] // 4] if dtype != memory.dtype else shape
+    return Shared(memory.values.reshape(words), dtype)
+
+
 def decode_as(w: Fragments) -> Callable[..., Array]:
     def decode(words: Array, scales: Array, _base: object, *_more: object) -> Array:
         assert not np.isnan(words).any()
@@ -92,26 +118,30 @@ def decode_as(w: Fragments) -> Callable[..., Array]:
 
 
 GL = types.SimpleNamespace(
-    **{**vars(gluon_threads.GL), "allocate_shared_memory": allocate, "warp_specialize": warp_specialize},
-    int32=None, float16=torch.float16, SwizzledSharedLayout=lambda *_: None,
+    **{**vars(gluon_threads.GL), "allocate_shared_memory": allocate, "warp_specialize": warp_specialize,
+       "float8e4nv": torch.float8_e4m3fn},
+    int32=None, uint8="bytes", float16=torch.float16, SwizzledSharedLayout=lambda *_: None,
 )  # fmt: skip
 MOVES = gluon_threads.MOVES | {
     "tma_load": tma_load, "warpgroup_mma": mma, "reciprocal": lambda x: 1 / x,
     "warpgroup_mma_wait": lambda _, deps: deps[0] if len(deps) == 1 else tuple(deps),
-    "reinterpret": lambda memory, dtype, shape, _layout: Shared(memory.values.reshape(shape), dtype),
+    "reinterpret": reinterpret, "decoded": unfolded, "keep": lambda _: None,
 }  # fmt: skip
 
 
-OF_X = ("x_gs_ptr", "row_gs_ptr")
+OF_X = ("x_gs_ptr", "row_gs_ptr", "x_factor_ptr")
 
 
 class Kernel:
     """Stands in for the kernel: a launch runs every program, from the last to the first if `backwards`."""
 
-    def __init__(self, w: Fragments, backwards: bool) -> None:
+    def __init__(self, w: Fragments | FoldedWeights, backwards: bool) -> None:
         self.backwards = backwards
         shared = {name: python_of(fp4_few_plan, MOVES)[name] for name in ("steps_of", "combine")}
-        made = python_of(fp4_few_sm90, MOVES | shared | {"decode": decode_as(w)})
+        shared["scaled"] = python_of(mxfp4_operand_sm90, MOVES)["scaled"]
+        if isinstance(w, Fragments):
+            shared["decode"] = decode_as(w)
+        made = python_of(fp4_few_sm90, MOVES | shared)
         made["gl"] = GL
         self.run = made["fp4_few_sm90_kernel"]
         self.names = fp4_few_sm90.fp4_few_sm90_kernel.arg_names[4:]
@@ -166,14 +196,19 @@ def finished(y: np.ndarray, rows: int, some: int, whole: bool, *parameters: Any)
 
 
 @contextmanager
-def on_threads(w: Fragments, processors: int, backwards: bool = False) -> Iterator[torch.Tensor]:
-    """fp4_few_sm90 runs with w on the CPU, as if on so many multiprocessors; gives the counters, zero after it."""
+def on_threads(
+    w: Fragments | FoldedWeights, processors: int, backwards: bool = False
+) -> Iterator[torch.Tensor]:
+    """The products run with w on the CPU, as if on so many multiprocessors; gives the counters, zero after it."""
     counters = torch.zeros(1024, dtype=torch.int32)
-    with mock.patch.multiple(
-        fp4_few_sm90,
-        fp4_few_sm90_kernel=Kernel(w, backwards),
-        require_hopper=lambda _: None,
-        processors=lambda _: processors,
-        workspace=lambda _, floats: (torch.full((max(floats, 1),), torch.nan), counters),
+    hopper = {"require_hopper": lambda _: None, "processors": lambda _: processors}
+    with (
+        mock.patch.multiple(
+            fp4_few_sm90,
+            fp4_few_sm90_kernel=Kernel(w, backwards),
+            workspace=lambda _, floats: (torch.full((max(floats, 1),), torch.nan), counters),
+            **hopper,
+        ),
+        mock.patch.multiple(mxfp4_few_sm90, **hopper),
     ):
         yield counters

@@ -143,9 +143,9 @@ def mxfp4_folded_product(
     if x.device.type == "cuda":
         if torch.cuda.get_device_capability(x.device)[0] != 9:
             raise Unsupported(NOT_HOPPER, "prepare(w), whose fragments every GPU multiplies")
-        from .triton.mxfp4_gemm_sm90 import mxfp4_gemm_sm90
+        from .triton.folded_product import product
 
-        y = mxfp4_gemm_sm90(rows, w, bias=bias)
+        y = product(rows, w, bias=bias)
         return y if y.dtype == out_dtype else y.to(out_dtype)
     y = x.to(torch.float64) * x_factor[:, None].to(torch.float64) @ dense(w).T
     return round_to(y if bias is None else y + bias, torch.bfloat16).to(out_dtype)

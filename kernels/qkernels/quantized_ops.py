@@ -119,10 +119,10 @@ def mxfp4_folded_product_quantized(
     if x.device.type == "cuda":
         if torch.cuda.get_device_capability(x.device)[0] != 9:
             raise Unsupported(NOT_HOPPER, "prepare(w), whose fragments every GPU multiplies")
-        from .triton.mxfp4_gemm_sm90 import mxfp4_gemm_sm90
+        from .triton.folded_product import product
 
         into = Quantized.empty(x.shape[0], n, fmt, out_global_scale, x.device)
-        mxfp4_gemm_sm90(FoldedRows(x, x_factor, 1.0), w, bias=bias, into=into)
+        product(FoldedRows(x, x_factor, 1.0), w, bias=bias, into=into)
         return into.codes, into.scales
     y = x.to(torch.float64) * x_factor[:, None].to(torch.float64) @ dense(w).T
     y = round_to(y if bias is None else y + bias, torch.float32)

@@ -71,12 +71,15 @@ def judge(made: Any, product: str, shape: Shape, folder: Path) -> None:
     assert lets_the_next_one_in_behind_a_wait(made.asm["ptx"])
 
 
-def lets_the_next_one_in_behind_a_wait(ptx: str) -> bool:
-    """Once, and no label lies between the two: nothing gets there without waiting (the second rule of early.py)."""
+def lets_the_next_one_in_behind_a_wait(ptx: str, count: int = 1) -> bool:
+    """So often, and no label lies between the two: nothing gets there without waiting (the second rule of early.py)."""
     lines = [line.strip() for line in ptx.splitlines()]
-    (at,) = (i for i, line in enumerate(lines) if line.startswith("griddepcontrol.launch_dependents"))
-    before = (line for line in reversed(lines[:at]) if re.match(r"\S+:|griddepcontrol\.wait", line))
-    return next(before, "").startswith("griddepcontrol.wait")
+    begins = [i for i, line in enumerate(lines) if line.startswith("griddepcontrol.launch_dependents")]
+    waited = True
+    for at in begins:
+        before = (line for line in reversed(lines[:at]) if re.match(r"\S+:|griddepcontrol\.wait", line))
+        waited &= next(before, "").startswith("griddepcontrol.wait")
+    return waited and len(begins) == count
 
 
 def test_a_kernel_that_lets_the_next_one_in_without_a_wait_is_seen() -> None:

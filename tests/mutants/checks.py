@@ -58,6 +58,7 @@ OWN = {  # name -> module that holds the function of that name, with "_" for "-"
     "held-sm90": "checks_held",
     "fp8-few": "checks_few",
     "few-parts": "checks_few",
+    "few-folded": "checks_few",
     "finish": "checks_few",
     "prepared": "checks_prepared",
     "prepared-layer": "checks_prepared",

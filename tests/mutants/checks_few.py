@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qkernels.triton.fp4_few_plan import Few
 from qkernels.triton.fp8_few_plan import Few8, choose
-from tests.property import test_fp4_few_parts, test_fp8_few
+from tests.property import test_fp4_few_parts, test_fp8_few, test_mxfp4_few
 from tests.unit import test_stream_k
 
 
@@ -25,6 +25,20 @@ def few_parts() -> None:
     test_fp4_few_parts.check(9, 70, 512, Few(2, 1, 1, 2, 1, 2), "mxfp4")
     for scales, plan in ((1, Few(2, 1, 1, 2)), (2, Few(1, 2, 1, 3)), (2, Few(2, 1, 1, 2, 1, 2))):
         test_fp4_few_parts.check(9, 70, 256, plan, bias=True, scales=scales)
+
+
+def few_folded() -> None:
+    """Folded operands by one and several warpgroups, in parts, gains, rows apart, what is refused, what is chosen."""
+    for plan in (Few(1, 4, 2, 2), Few(2, 1, 1, 2, 2, 2), Few(2, 1, 1, 4, 1, 4)):
+        test_mxfp4_few.check(3, 136, 1536, plan, bias=True)
+    test_mxfp4_few.check(5, 130, 416, Few(2, 1, 1, 2))
+    test_mxfp4_few.check(33, 70, 128, Few(2, 1, 1, 2))
+    test_mxfp4_few.test_gains_of_both_operands()
+    test_mxfp4_few.test_rows_that_do_not_lie_as_tma_reads_them()
+    test_mxfp4_few.test_what_it_does_not_take_is_refused()
+    test_mxfp4_few.test_few_rows_are_of_this_kernel_and_more_of_the_other()
+    for m, tiles, chunks in ((1, 256, 65), (1, 256, 64), (16, 384, 3), (32, 512, 64), (64, 3584, 32)):
+        test_mxfp4_few.test_what_is_chosen_fits(m, tiles, chunks)
 
 
 def finish() -> None:

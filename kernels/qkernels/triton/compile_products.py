@@ -20,6 +20,7 @@ from qkernels.triton import (
     fp4_stream,
     fp4_unpack,
     fp8_few,
+    mxfp4_few_sm90,
     mxfp4_fold,
     mxfp4_fold_codes,
     mxfp4_gemm_sm90,
@@ -95,11 +96,14 @@ def prepared_cases() -> list[qbench.CompileCase]:
         gs = one().reshape(()) if fmt.levels == 2 else None
         return Fragments(data, scale, one(torch.uint8), 1.0, fmt, n, k, gs)
 
-    def folded() -> FoldedWeights:
+    def folded(n: int = N) -> FoldedWeights:
         codes, spread = (
-            torch.empty(N // 16, K // 128, b, dtype=torch.uint8, device="cuda") for b in (1024, 64)
+            torch.empty(n // 16, K // 128, b, dtype=torch.uint8, device="cuda") for b in (1024, 64)
         )
-        return FoldedWeights(codes, spread, torch.empty(N, device="cuda"), N, K, 1.0)
+        return FoldedWeights(codes, spread, torch.empty(n, device="cuda"), n, K, 1.0)
+
+    def folded_rows(m: int) -> FoldedRows:
+        return FoldedRows(matrix(m).to(torch.float8_e4m3fn), torch.empty(m, device="cuda"), 1.0)
 
     def scales(m: int, rows: bool) -> Tensor | None:
         """Of x: one a row, or none."""
@@ -127,13 +131,9 @@ def prepared_cases() -> list[qbench.CompileCase]:
         )
 
     def eight(m: int) -> qbench.CompileCase:
-        def launch() -> None:
-            x = FoldedRows(matrix(m).to(torch.float8_e4m3fn), torch.empty(m, device="cuda"), 1.0)
-            mxfp4_gemm_sm90.mxfp4_gemm_sm90(x, folded())
-
         return qbench.CompileCase(
             f"mxfp4_folded_sm90[m={m},n={N},k={K}]",
-            launch,
+            lambda: mxfp4_gemm_sm90.mxfp4_gemm_sm90(folded_rows(m), folded()),
             {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers")},
         )
 
@@ -160,14 +160,21 @@ def prepared_cases() -> list[qbench.CompileCase]:
         )
 
     def eight_quantizing(fmt: Format, m: int) -> qbench.CompileCase:
-        def launch() -> None:
-            x = FoldedRows(matrix(m).to(torch.float8_e4m3fn), torch.empty(m, device="cuda"), 1.0)
-            mxfp4_gemm_sm90.mxfp4_gemm_sm90(x, folded(), into=into(fmt, m))
-
         return qbench.CompileCase(
             f"mxfp4_folded_sm90_to_{fmt.name}[m={m},n={N},k={K}]",
-            launch,
+            lambda: mxfp4_gemm_sm90.mxfp4_gemm_sm90(folded_rows(m), folded(), into=into(fmt, m)),
             {"mxfp4_gemm_sm90_kernel": hopper_only("wgmma.e4m3 A=registers", fmt)},
+        )
+
+    def few_folded(m: int, n: int = N, result: Format | None = None) -> qbench.CompileCase:
+        def launch() -> None:
+            target = into(result, m, n) if result else None
+            mxfp4_few_sm90.mxfp4_few_sm90(folded_rows(m), folded(n), into=target)
+
+        to = f"_to_{result.name}" if result else ""
+        expect = hopper_only("wgmma.e4m3 A=registers", result, few=True)
+        return qbench.CompileCase(
+            f"mxfp4_folded_few{to}[m={m},n={n},k={K}]", launch, {"fp4_few_sm90_kernel": expect}
         )
 
     return [
@@ -196,6 +203,11 @@ def prepared_cases() -> list[qbench.CompileCase]:
         *(many(NVFP4, m) for m in (256, 4096)),
         *(many(NVFP4, m, rows=True) for m in (128, 256, 4096)),
         eight(4096),
+        *(few_folded(m) for m in (1, 16, 64)),
+        few_folded(1, 4096),  # in two parts
+        few_folded(16, 1024),  # in four
+        few_folded(16, result=NVFP4),
+        few_folded(64, result=MXFP4),
         *(few_eight(m, n) for m, n in ((1, N), (1, 1024), (16, N), (32, N), (64, N))),
         qbench.CompileCase(
             f"mxfp4_fold[m=4096,k={K}]",

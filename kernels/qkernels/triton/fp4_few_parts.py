@@ -16,7 +16,6 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from qkernels.triton.fp4_few_plan import TILES, Few
-from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.gluon_names import tma_load
 
 if TYPE_CHECKING:
@@ -75,25 +74,29 @@ def all_parts(sums, P: gl.constexpr):
 
 
 def descriptors(
-    x: Tensor, w: Fragments, few: Few, bm: int, wide: dict[int, Any], raw: dict[int, Any]
+    x: Tensor, data: Tensor, scale: Tensor, few: Few, bm: int, swizzled: dict[int, Any], raw: dict[int, Any]
 ) -> tuple[TensorDescriptor, TensorDescriptor, TensorDescriptor]:
-    """What a stage copies of x [M, whole units of K], w and its scales. wide, raw: their layouts by rank."""
-    tiles, chunks = w.data.shape[:2]
+    """What a stage copies of x [M, whole units of K], w and its scales, words [tiles, chunks, of a unit].
+
+    swizzled, raw: layouts in shared memory, of x and of the others, by rank.
+    """
+    tiles, chunks, codes = data.shape
+    columns = codes // 2  # 16 rows of a unit, eight codes a word
     m, p = x.shape[0], few.parts
-    stride = x.stride(0) if m > 1 else chunks * COLUMNS
-    words, box = w.scale.shape[2], TILES * few.wr // p
+    stride = x.stride(0) if m > 1 else chunks * columns
+    words, box = scale.shape[2], TILES * few.wr // p
     if p == 1:
         return (
             TensorDescriptor(
-                x, [chunks, m, COLUMNS], [COLUMNS, stride, 1], [few.depth, bm, COLUMNS], wide[3]
+                x, [chunks, m, columns], [columns, stride, 1], [few.depth, bm, columns], swizzled[3]
             ),
-            TensorDescriptor.from_tensor(w.data.view(tiles, chunks, 128), [box, few.depth, 128], raw[3]),
-            TensorDescriptor.from_tensor(w.scale.view(tiles, -1), [box, few.depth * words], raw[2]),
+            TensorDescriptor.from_tensor(data, [box, few.depth, codes], raw[3]),
+            TensorDescriptor.from_tensor(scale.view(tiles, -1), [box, few.depth * words], raw[2]),
         )
-    shape, strides = [chunks // p, p, m, COLUMNS], [COLUMNS, chunks // p * COLUMNS, stride, 1]
-    data, scale = w.data.view(tiles, p, chunks // p, 128), w.scale.view(tiles, p, -1)
+    shape, strides = [chunks // p, p, m, columns], [columns, chunks // p * columns, stride, 1]
+    data, scale = data.view(tiles, p, chunks // p, codes), scale.view(tiles, p, -1)
     return (
-        TensorDescriptor(x, shape, strides, [few.depth, p, bm, COLUMNS], wide[4]),
-        TensorDescriptor.from_tensor(data, [box, p, few.depth, 128], raw[4]),
+        TensorDescriptor(x, shape, strides, [few.depth, p, bm, columns], swizzled[4]),
+        TensorDescriptor.from_tensor(data, [box, p, few.depth, codes], raw[4]),
         TensorDescriptor.from_tensor(scale, [box, p, few.depth * words], raw[3]),
     )

@@ -1,4 +1,4 @@
-"""fp4_few_sm90: how a program is made up, and which program computes what.
+"""fp4_few_sm90 and mxfp4_few_sm90: how a program is made up, and which program computes what.
 
 All steps of all items (64 * wr rows of w, all of K) are one row, and each program takes an equal, contiguous part of
 it: in grains, which are items, or parts of items where whole ones would leave programs idle. An item that lies in the
@@ -23,8 +23,9 @@ TILES = 4  # of 16 rows of w: what a warpgroup takes
 @dataclass(frozen=True)
 class Few:
     """How a program works: wk * wr (2 or 4) warpgroups, of which wk share K and wr take 64 rows of w each; `stages`
-    (a multiple of wk) of `depth` units of 64 of K; `resident` programs (1 or 2) on a multiprocessor. Of the 64 rows,
-    `parts` (1, 2 or 4) may be parts of K beside each other instead (fp4_few_parts); items are not split then."""
+    (a multiple of wk) of `depth` units of 64 of K (128 of folded weights); `resident` programs (1 or 2) on a
+    multiprocessor. Of the 64 rows, `parts` (1, 2 or 4) may be parts of K beside each other instead (fp4_few_parts);
+    items are not split then."""
 
     wk: int
     wr: int
@@ -33,9 +34,10 @@ class Few:
     resident: int = 1
     parts: int = 1
 
-    def shared_memory(self, m: int, words: int = 2) -> int:
-        """Bytes of its stages and sums for up to m rows of x; words: of scales, for each row of a unit."""
-        unit = self.wr * TILES * (512 + 32 * words) + self.parts * m * 128
+    def shared_memory(self, m: int, words: int = 2, codes: int = 128) -> int:
+        """Bytes of its stages and sums for up to m rows of x. words: of scales, for each row of a unit; codes: of
+        codes, in a unit (256 of folded weights)."""
+        unit = self.wr * TILES * (4 * codes + 32 * words) + self.parts * m * 128
         sums = self.wk - 1 if self.parts == 1 else self.wk
         return self.stages * self.depth * unit + sums * self.wr * 256 * m
 

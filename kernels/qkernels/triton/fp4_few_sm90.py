@@ -42,8 +42,9 @@ Judged against a float64 product of the same operands within E = 4 sqrt(K) 2^-24
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +65,7 @@ from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, ste
 from qkernels.triton.fp4_fragments import COLUMNS, Fragments
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, reinterpret
+from qkernels.triton.mxfp4_operand_sm90 import decoded, keep, scaled
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_quantized
 from qkernels.triton.workspaces import processors, require_hopper, workspace
@@ -98,9 +100,42 @@ def fetch(
 
 
 @gluon.jit
+def unit_of(
+    words, scales, stage, RPART: gl.constexpr, c: gl.constexpr, U: gl.constexpr, L: gl.constexpr, FOLDED: gl.constexpr
+):  # fmt: skip
+    """(words, scales) that a warpgroup has of a stage's unit c; of folded weights bytes of codes and of spread."""
+    tiles, of_tiles = words.index(stage).slice(RPART * 4, 4, 0), scales.index(stage).slice(RPART * 4, 4, 0)
+    if FOLDED:
+        return tiles.slice(c * 4, 4, 1).load(L[1]), of_tiles.slice(c, 1, 1).load(L[2])
+    else:
+        return tiles.slice(c, 1, 1).load(L[1]), of_tiles.slice(c * 8 * U, 8 * U, 1).load(L[2])
+
+
+@gluon.jit
+def ended(sums, a, PENDING: gl.constexpr, FOLDED: gl.constexpr):
+    """The sums when no more than PENDING products are under way; a: the operand of the last that has ended."""
+    if FOLDED:
+        sums = warpgroup_mma_wait(PENDING, deps=[sums])
+        keep(a)
+    else:
+        sums, a = warpgroup_mma_wait(PENDING, deps=[sums, a])
+    return sums
+
+
+@gluon.jit
+def line(pointer, start, count, like, AXIS: gl.constexpr):
+    """A vector of `count` from `start` on, from memory to each thread that has sums `like` these; 0 beyond it.
+
+    AXIS: 1 of rows of w, 0 of rows of x.
+    """
+    at = start + gl.arange(0, like.shape[1 - AXIS], gl.SliceLayout(AXIS, like.type.layout))
+    return gl.load(pointer + at, mask=at < count, other=0.0)
+
+
+@gluon.jit
 def multiply(
     x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr, row_gs_ptr,
-    gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
+    gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps, grain, grains,
     PART: gl.constexpr, STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, BM: gl.constexpr, C: gl.constexpr,
     S: gl.constexpr, WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, MMA: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr, PIECE: gl.constexpr,
@@ -108,7 +143,9 @@ def multiply(
     """A warpgroup: every WK-th of the program's steps, four tiles by parts of w of each."""
     KPART: gl.constexpr = PART // WR
     RPART: gl.constexpr = PART % WR
-    if x.dtype == gl.float16:
+    ROWS: gl.constexpr = 64 // P
+    FOLDED: gl.constexpr = x.dtype == gl.float8e4nv
+    if FOLDED or x.dtype == gl.float16:
         base = 0
     else:
         base = gl.load(base_ptr).to(gl.int32) * 0x01000100
@@ -128,23 +165,29 @@ def multiply(
         item = first_item + number
         low, high = max(begin, item * steps), min(end, (item + 1) * steps)
         sums = gl.zeros([64, P * BM], gl.float32, layout=MMA)
+        if FOLDED and KPART == 0:  # asked for here, needed at the end
+            like = all_parts(own_part(sums, P), P)
+            w_factor = line(factors[1], (item * WR + RPART) * ROWS, n, like, 1) * unit
+            if BM <= 32:  # more would be too many registers
+                x_factor = line(factors[0], 0, m, like, 0)
         first = low - begin
         for turn in range(first + (KPART + WK - first % WK) % WK, high - begin, WK):
             stage = turn % S
             mbarrier.wait(full.index(stage), (turn // S) & 1)
             units = ()
             for c in gl.static_range(C):
-                w = words.index(stage).slice(RPART * 4, 4, 0).slice(c, 1, 1).load(L[1])
-                scale = scales.index(stage).slice(RPART * 4, 4, 0).slice(c * 8 * U, 8 * U, 1).load(L[2])
-                units += ((w, scale),)  # type: ignore[assignment]
+                units += (unit_of(words, scales, stage, RPART, c, U, L, FOLDED),)  # type: ignore[assignment]
             for c in gl.static_range(C):
-                w, scale = units[c]
-                a = decode(w, scale, base, x.dtype, STEP, U, L)
+                w, scale = units[c]  # type: ignore[var-annotated]
+                if FOLDED:
+                    a = decoded(w, scale, L)
+                else:
+                    a = decode(w, scale, base, x.dtype, STEP, U, L)
                 sums = warpgroup_mma(a, x.index(stage * C + c).permute([1, 0]), sums, is_async=True)
                 if c > 0:
-                    sums, last = warpgroup_mma_wait(1, deps=[sums, last])  # type: ignore[has-type]  # noqa: F821
+                    sums = ended(sums, last, 1, FOLDED)  # type: ignore[has-type]  # noqa: F821
                 last = a
-            sums, last = warpgroup_mma_wait(0, deps=[sums, last])
+            sums = ended(sums, last, 0, FOLDED)
             mbarrier.arrive(empty.index(stage), count=1)
         sums = own_part(sums, P)
         if KPART > 0:
@@ -177,13 +220,16 @@ def multiply(
             if complete:
                 # one after the other: the product of two global scales may leave the numbers where the result does not
                 HELD: gl.constexpr = sums.type.layout
-                if row_gs_ptr is None:
+                if FOLDED:
+                    if BM > 32:
+                        x_factor = line(factors[0], 0, m, sums, 0)
+                    result = scaled(sums, w_factor, x_factor, None)
+                elif row_gs_ptr is None:
                     result = sums * unit * x_gain * gain
                 else:  # from memory to each thread that needs them: stages leave little shared memory
                     of_x = gl.arange(0, BM, gl.SliceLayout(0, HELD))
                     x_gains = reciprocal(gl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))
                     result = sums * unit * x_gains.expand_dims(0) * gain
-                ROWS: gl.constexpr = 64 // P
                 columns = (item * WR + RPART) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, HELD))
                 rows = gl.arange(0, BM, gl.SliceLayout(0, HELD))
                 if bias_ptr is not None:
@@ -201,23 +247,29 @@ def multiply(
 # stride_out is not specialized: neighbours in a thread are rows of the output, and each is written by itself.
 @gluon.jit(do_not_specialize=["m", "n", "stride_out", "steps", "grain", "grains"])
 def fp4_few_sm90_kernel(
-    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, row_gs_ptr, gs_ptr, bias_ptr,
-    work_ptr, counter_ptr, unit, m, n, stride_out, steps, grain, grains,
+    x_desc, w_desc, s_desc, out_ptr, scales_ptr, out_gs_ptr, base_ptr, x_gs_ptr, row_gs_ptr, gs_ptr,
+    x_factor_ptr, w_factor_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, steps, grain, grains,
     STEP: gl.constexpr, U: gl.constexpr, L: gl.constexpr, MMA: gl.constexpr, X: gl.constexpr, X_STAGE: gl.constexpr,
     W: gl.constexpr, W_STAGE: gl.constexpr, SCALES: gl.constexpr, BM: gl.constexpr, C: gl.constexpr, S: gl.constexpr,
     WK: gl.constexpr, WR: gl.constexpr, P: gl.constexpr, REGISTERS: gl.constexpr, EARLY: gl.constexpr,
     RULE: gl.constexpr, PIECE: gl.constexpr,
 ):  # fmt: skip
     begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)
-    x = gl.allocate_shared_memory(x_desc.dtype, [S * C, P * BM, 64], X)
-    words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 128], W)
+    FOLDED: gl.constexpr = x_desc.dtype == gl.float8e4nv
+    K: gl.constexpr = 128 if FOLDED else 64  # of a unit
+    x = gl.allocate_shared_memory(x_desc.dtype, [S * C, P * BM, K], X)
+    words = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C, 2 * K], W)
     scales = gl.allocate_shared_memory(gl.int32, [S, 4 * WR, C * 8 * U], SCALES)
     if P == 1:
-        x_stages, w_stages, s_stages = reinterpret(x, x_desc.dtype, [S, C, BM, 64], X_STAGE), words, scales
+        x_stages, w_stages, s_stages = reinterpret(x, x_desc.dtype, [S, C, BM, K], X_STAGE), words, scales
     else:
-        x_stages = reinterpret(x, x_desc.dtype, [S, C, P, BM, 64], X_STAGE)
-        w_stages = reinterpret(words, gl.int32, [S, 4 * WR // P, P, C, 128], W_STAGE)
+        x_stages = reinterpret(x, x_desc.dtype, [S, C, P, BM, K], X_STAGE)
+        w_stages = reinterpret(words, gl.int32, [S, 4 * WR // P, P, C, 2 * K], W_STAGE)
         s_stages = reinterpret(scales, gl.int32, [S, 4 * WR // P, P, C * 8 * U], W)
+    if FOLDED:
+        in_order: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+        words = reinterpret(words, gl.uint8, [S, 4 * WR, C * 4, 256], in_order)
+        scales = reinterpret(scales, gl.uint8, [S, 4 * WR, C, 64], in_order)
     full = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(S):
@@ -236,33 +288,33 @@ def fp4_few_sm90_kernel(
             mbarrier.init(parts_empty.index(i), count=1)
     fence_async_shared()
     barrier()
-    target = (out_ptr, scales_ptr, out_gs_ptr)
-    BYTES: gl.constexpr = C * (P * BM * 128 + WR * 4 * (512 + 32 * U))
+    target, factors = (out_ptr, scales_ptr, out_gs_ptr), (x_factor_ptr, w_factor_ptr)
+    BYTES: gl.constexpr = C * (P * BM * 128 + WR * 4 * (8 * K + 32 * U))
     if WK * WR == 2:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 1], [REGISTERS, 24])  # fmt: skip
     else:
         gl.warp_specialize([
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 0, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 1, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 2, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 2, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (multiply, (x, words, scales, parts, full, empty, parts_full, parts_empty, target, base_ptr, x_gs_ptr,
-                        row_gs_ptr, gs_ptr, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin, end, steps,
-                        grain, grains, 3, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
+                        row_gs_ptr, gs_ptr, factors, bias_ptr, work_ptr, counter_ptr, unit, m, n, stride_out, begin,
+                        end, steps, grain, grains, 3, STEP, U, L, BM, C, S, WK, WR, P, MMA, EARLY, RULE, PIECE)),
             (fetch, (x_desc, w_desc, s_desc, x_stages, w_stages, s_stages, full, empty, begin, end, steps,
                      BYTES, U, C, S, WR, P, EARLY)),
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
@@ -281,14 +333,14 @@ def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
 
 
 @lru_cache
-def few_tiles() -> tuple[dict[int, Any], dict[int, Any]]:
-    """Layouts in shared memory, by rank, of x, and of words of w and its scales."""
+def few_tiles(bits: int) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Layouts in shared memory, by rank, of x, whose elements have so many bits, and of words of w and its scales."""
     made = [
         {
             rank: gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=rank)
             for rank in (2, 3, 4)
         }
-        for swizzle, bits in ((128, 16), (0, 32))
+        for swizzle, bits in ((128, bits), (0, 32))
     ]
     return made[0], made[1]
 
@@ -314,17 +366,34 @@ def fp4_few_sm90(
     if w.k % COLUMNS or x.data_ptr() % 16 or (m > 1 and x.stride(0) % 8):
         x = torch.nn.functional.pad(x, (0, chunks * COLUMNS - w.k)).contiguous()
         x = x.clone() if x.data_ptr() % 16 else x
-    bm, u = max(8, triton.next_power_of_2(m)), 2 if w.format.block == 16 else 1
-    half = x.dtype == torch.float16
-    sms = processors(x.device)
-    few = few or choose(m, tiles, chunks, sms, whole=into is not None)
+    u, half = 2 if w.format.block == 16 else 1, x.dtype == torch.float16
+    few = few or choose(m, tiles, chunks, processors(x.device), whole=into is not None)
+    scales = (w.base, *one_or_rows(x_global_scale, x), w.global_scale, None, None)
+    launch(
+        few, x, (w.data.view(tiles, chunks, 128), w.scale), out, into, scales, bias, w.unit, partial(few_layouts, u),
+        early, STEP=128 if half or w.format.scale == "e8m0" else 16, U=u,
+    )  # fmt: skip
+    return out
+
+
+def launch(
+    few: Few, x: Tensor, w: tuple[Tensor, Tensor], out: Tensor, into: Quantized | None, scales: Sequence[Tensor | None],
+    bias: Tensor | None, unit: float, layouts: Callable[[int], tuple[Any, Any]], early: bool, **constants: int,
+) -> None:  # fmt: skip
+    """The kernel for x [M, whole units of K] and w, words of codes and of scales [tiles, chunks, of a unit].
+
+    out [M, N]: where the result goes, or its codes where it is quantized. scales: of the kernel, from base_ptr on.
+    layouts: `L` and `MMA` for so many columns of x.
+    """
+    m, n, (tiles, chunks) = len(x), out.shape[1] * (2 if into else 1), w[0].shape[:2]
+    sms, bm = processors(x.device), max(8, triton.next_power_of_2(m))
     if into or chunks % few.parts or few.parts * bm > MAX_WIDE:
         few = replace(few, parts=1)
-    piece = min(bm, 32)
-    while into and piece > 8 and (few.shared_memory(bm, u) + few.wr * 256 * piece) * few.resident > SHARED:
+    piece, memory = min(bm, 32), few.shared_memory(bm, constants["U"], w[0].shape[2])
+    while into and piece > 8 and (memory + few.wr * 256 * piece) * few.resident > SHARED:
         piece //= 2
-    held, mma = few_layouts(u, few.parts * bm)
-    wide, raw = few_tiles()
+    held, mma = layouts(few.parts * bm)
+    swizzled, raw = few_tiles(8 * x.element_size())
     registers = 104 if few.resident == 2 else 232 if few.wk * few.wr == 2 else 112
     with torch.cuda.device_of(x):
         plan = share(few, tiles, chunks, sms, COUNTERS)
@@ -332,17 +401,13 @@ def fp4_few_sm90(
             x.device, 2 * plan.programs * few.wr * 64 * bm if plan.grain < plan.steps else 0
         )
         fp4_few_sm90_kernel[(plan.programs,)](
-            *descriptors(x, w, few, bm, wide, raw),
-            *(written_to(into) if into else (out, None, None)), w.base, *one_or_rows(x_global_scale, x),
-            w.global_scale, bias, work, counters, w.unit, m, w.n, 0 if into else out.stride(0), plan.steps, plan.grain,
-            plan.grains,
-            STEP=128 if half or w.format.scale == "e8m0" else 16, U=u, L=held, MMA=mma, X=wide[2],
-            X_STAGE=wide[3 if few.parts == 1 else 4], W=raw[3], W_STAGE=raw[4], SCALES=raw[2], BM=bm, C=few.depth,
-            S=few.stages, WK=few.wk, WR=few.wr, P=few.parts, REGISTERS=registers, EARLY=early, RULE=rule_of(into),
-            PIECE=piece, num_warps=4, launch_pdl=early,
+            *descriptors(x, *w, few, bm, swizzled, raw), *(written_to(into) if into else (out, None, None)), *scales,
+            bias, work, counters, unit, m, n, 0 if into else out.stride(0), plan.steps, plan.grain, plan.grains,
+            **constants, L=held, MMA=mma, X=swizzled[2], X_STAGE=swizzled[3 if few.parts == 1 else 4], W=raw[3],
+            W_STAGE=raw[4], SCALES=raw[2], BM=bm, C=few.depth, S=few.stages, WK=few.wk, WR=few.wr, P=few.parts,
+            REGISTERS=registers, EARLY=early, RULE=rule_of(into), PIECE=piece, num_warps=4, launch_pdl=early,
             maxnreg=80 if few.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip
-    return out
 
 
 def _check(x: Tensor, w: Fragments) -> int:

@@ -44,7 +44,7 @@ from triton.language.extra.cuda import gdc_wait
 from qkernels.triton.early import after_previous
 from qkernels.triton.gluon_names import barrier, reinterpret, tma_load
 from qkernels.triton.mxfp4_folded import COLUMNS, ROWS, FoldedRows, FoldedWeights
-from qkernels.triton.mxfp4_operand_sm90 import decode, keep, layouts
+from qkernels.triton.mxfp4_operand_sm90 import decode, keep, layouts, scaled
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
 from qkernels.triton.quantizing_epilogue import write_tile
 from qkernels.triton.stream_k import (
@@ -138,19 +138,6 @@ def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
         return scaled(sums, w_factor, x_factor, None)
     else:
         return scaled(sums, w_factor, x_factor, line(bias_ptr, column, n, BN, WARPS))
-
-
-@gluon.jit
-def scaled(sums, w_factor, x_factor, bias):
-    """Sums of columns times the factors of their rows of w and x, plus bias (or None)."""
-    LAYOUT: gl.constexpr = sums.type.layout
-    of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
-    of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, LAYOUT)).expand_dims(0)
-    # one after the other: the product of the two may leave the normal numbers where the result does not
-    result = sums * of_columns * of_rows
-    if bias is not None:
-        result += gl.convert_layout(bias, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
-    return result
 
 
 @gluon.jit

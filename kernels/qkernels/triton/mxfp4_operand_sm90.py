@@ -1,4 +1,4 @@
-"""Folded MXFP4 weights (mxfp4_folded) as wgmma's first operand, E4M3 in registers, for mxfp4_gemm_sm90.
+"""Folded MXFP4 weights (mxfp4_folded) as wgmma's first operand, E4M3 in registers: what Hopper's products share.
 
 Each lane holds just the words whose codes are its own registers of the operand, so nothing moves between threads.
 """
@@ -27,11 +27,17 @@ lop3.b32 $1, s, 0x80808080, h, 0xEA;
 
 @gluon.jit
 def decode(codes_smem, spread_smem, L: gl.constexpr):
-    """A step's units -> E4M3 [16 * T, 128]. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
+    """A step's units of T tiles -> E4M3 [16 * T, 128]."""
+    return decoded(codes_smem.load(L[1]), spread_smem.load(L[2]), L)
+
+
+@gluon.jit
+def decoded(codes, spread, L: gl.constexpr):
+    """Bytes of codes and of spread -> E4M3. Axes: T tile, c pair of 32s, g, t, e which of the pair, s, b byte."""
     T: gl.constexpr = L[0]
     shape: gl.constexpr = [T, 2, 8, 4, 2, 2, 4]
-    codes = gl.convert_layout(codes_smem.load(L[1]).reshape(shape), L[3], assert_trivial=True)
-    d = spread_smem.load(L[2]).to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
+    codes = gl.convert_layout(codes.reshape(shape), L[3], assert_trivial=True)
+    d = spread.to(gl.int32).reshape([T, 8, 2, 2, 2, 1, 1]).permute(0, 2, 1, 5, 3, 4, 6)
     d = gl.convert_layout(d, L[3], assert_trivial=True)
     low = (0x6C686000 - d * 0x08080800).broadcast_to(shape)
     high = (0x7C787470 - d * 0x08080808).broadcast_to(shape)
@@ -59,6 +65,19 @@ def keep(a):
     )
 
 
+@gluon.jit
+def scaled(sums, w_factor, x_factor, bias):
+    """Sums of columns times the factors of their rows of w and x, plus bias (or None)."""
+    LAYOUT: gl.constexpr = sums.type.layout
+    of_columns = gl.convert_layout(w_factor, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    of_rows = gl.convert_layout(x_factor, gl.SliceLayout(0, LAYOUT)).expand_dims(0)
+    # one after the other: the product of the two may leave the normal numbers where the result does not
+    result = sums * of_columns * of_rows
+    if bias is not None:
+        result += gl.convert_layout(bias, gl.SliceLayout(1, LAYOUT)).expand_dims(1)
+    return result
+
+
 @lru_cache
 def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
     """`L` and `MMA` of the kernel: who holds what. t tiles are spread over the warps, the rest over registers."""
@@ -82,3 +101,18 @@ def layouts(t: int, bm: int, warps: int) -> tuple[tuple[object, ...], object]:
                   [t, 2, 8, 4, 2, 2, 4])  # fmt: skip
     mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 32])
     return (t, codes, distances, full, gl.DotOperandLayout(0, mma, 4)), mma
+
+
+@lru_cache
+def unit_layouts(t: int, bm: int) -> tuple[tuple[object, ...], object]:
+    """The same for a warpgroup's single unit of each of t (4) tiles, as bytes in three dimensions: four rows of 256."""
+    held, mma = layouts(t, bm, 4)
+    codes = gl.DistributedLinearLayout(
+        [[0, 0, 1], [0, 0, 2], [0, 0, 4], [0, 0, 8], [0, 2, 0]],
+        [[0, 0, 16], [0, 0, 32], [0, 0, 64], [0, 0, 128], [0, 1, 0]], [[1, 0, 0], [2, 0, 0]], [], [t, 4, 256],
+    )  # fmt: skip
+    spread = gl.DistributedLinearLayout(
+        [[0, 0, 1], [0, 0, 2], [0, 0, 4]],
+        [[0, 0, 0], [0, 0, 0], [0, 0, 8], [0, 0, 16], [0, 0, 32]], [[1, 0, 0], [2, 0, 0]], [], [t, 1, 64],
+    )  # fmt: skip
+    return (held[0], codes, spread, *held[3:]), mma

@@ -10,6 +10,9 @@ _e = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few.py")
 _c = partial(Mutant, check="fp8-few", file="qkernels/triton/fp8_few_plan.py")
 _p = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_parts.py")
 _f = partial(Mutant, check="few-parts", file="qkernels/triton/fp4_few_sm90.py")
+_k = partial(Mutant, check="few-folded", file="qkernels/triton/fp4_few_sm90.py")
+_m = partial(Mutant, check="few-folded", file="qkernels/triton/mxfp4_few_sm90.py")
+_n = partial(Mutant, check="few-folded", file="qkernels/triton/mxfp4_few_plan.py")
 _g = partial(Mutant, check="finish", file="qkernels/triton/fp4_gemm_sm90.py")
 
 MUTANTS = (
@@ -69,8 +72,8 @@ MUTANTS = (
     ),
     _p(
         "few-parts-of-x-beside-each-other-twice",
-        "[COLUMNS, chunks // p * COLUMNS, stride, 1]",
-        "[COLUMNS, COLUMNS, stride, 1]",
+        "[columns, chunks // p * columns, stride, 1]",
+        "[columns, columns, stride, 1]",
         "the second part of x is the first, a unit later",
     ),
     # --- a global scale for each row of x
@@ -138,6 +141,93 @@ MUTANTS = (
         "finish",
         file="qkernels/triton/stream_k.py",
     ),
+    # --- folded operands
+    _k(
+        "few-folded-rows-unmasked",
+        "line(factors[0], 0, m, like, 0)",
+        "line(factors[0], 0, m + 1, like, 0)",
+        "the factor of a row after the last is read",
+    ),
+    _k(
+        "few-folded-many-rows-unmasked",
+        "line(factors[0], 0, m, sums, 0)",
+        "line(factors[0], 0, m + 1, sums, 0)",
+        "the factor of a row after the last is read where rows are many",
+    ),
+    _k(
+        "few-folded-factors-of-the-first-item",
+        "line(factors[1], (item * WR + RPART) * ROWS, n, like, 1)",
+        "line(factors[1], RPART * ROWS, n, like, 1)",
+        "every item takes the factors of a program's first rows of w",
+    ),
+    _k(
+        "few-folded-factors-unmasked",
+        "line(factors[1], (item * WR + RPART) * ROWS, n, like, 1)",
+        "line(factors[1], (item * WR + RPART) * ROWS, n + 1, like, 1)",
+        "the factor of a row of w after the last is read",
+    ),
+    _k(
+        "few-folded-without-gain",
+        "n, like, 1) * unit",
+        "n, like, 1)",
+        "the product is not divided by the gains of its operands",
+    ),
+    _k(
+        "few-folded-units-of-another-warpgroup",
+        "tiles.slice(c * 4, 4, 1).load(L[1])",
+        "words.index(stage).slice(0, 4, 0).slice(c * 4, 4, 1).load(L[1])",
+        "every warpgroup multiplies the codes of the first one's rows",
+    ),
+    _k(
+        "few-folded-spread-of-the-first-unit",
+        "of_tiles.slice(c, 1, 1).load(L[2])",
+        "of_tiles.slice(0, 1, 1).load(L[2])",
+        "every unit of a step is decoded by the scales of its first",
+    ),
+    _m(
+        "few-folded-factors-exchanged",
+        "x.factor, w.factor)",
+        "w.factor, x.factor)",
+        "rows of x take the factors of rows of w",
+    ),
+    _m(
+        "few-folded-one-gain",
+        "1.0 / (x.gain * w.gain)",
+        "1.0 / x.gain",
+        "the product is not divided by the gain of w",
+    ),
+    _m(
+        "few-folded-rows-padded-with-nan",
+        "torch.zeros((m, k), dtype=torch.uint8",
+        "torch.full((m, k), 127, dtype=torch.uint8",
+        "what follows the last of K is NaN, which zeros of w do not undo",
+    ),
+    _n(
+        "few-folded-stages-too-deep",
+        "depth=few.depth // 2",
+        "depth=few.depth",
+        "stages have twice the bytes that were meant",
+    ),
+    _n(
+        "few-folded-uneven-parts",
+        "if chunks % few.parts == 0:",
+        "if few.parts:",
+        "parts of K that do not divide it are chosen",
+    ),
+    _n(
+        "few-folded-parts-where-results-are-quantized",
+        "2 * chunks, sms, whole=entire)",
+        "2 * chunks, sms)",
+        "a quantized result is planned in parts, which it is not written from",
+    ),
+    Mutant(
+        "few-folded-rows-by-the-other-kernel",
+        "if quicker(x.elements.shape[0]",
+        "if not quicker(x.elements.shape[0]",
+        "few rows go to the kernel of many, and many to that of few, which refuses them",
+        "few-folded",
+        file="qkernels/triton/folded_product.py",
+    ),
     # --- launches that begin early
     _e(
         "few-next-kernel-let-in-at-once",
@@ -148,9 +238,9 @@ MUTANTS = (
     ),
     _f(
         "few-fp4-next-kernel-let-in-at-once",
-        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    x = ",
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    FOLDED",
         "    gdc_launch_dependents()\n"
-        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    x = ",
+        "    begin, end = steps_of(gl.program_id(0), gl.num_programs(0), grain, grains)\n    FOLDED",
         "what comes next begins while the kernel before still writes",
     ),
     Mutant(

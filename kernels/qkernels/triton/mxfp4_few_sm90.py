@@ -1,0 +1,84 @@
+"""out[M, N] = (x . wT) * alpha + bias of folded operands (mxfp4_folded) for few rows of x (M <= 64) on Hopper.
+
+The kernel of fp4_few_sm90 with other units: 16 rows of w by 128 of K, 256 words of codes and 16 of spread, decoded to
+E4M3 (mxfp4_operand_sm90), by x's elements in E4M3, 128 bytes a row as 64 of bf16 are. So a step of the same bytes of w
+has half the products, half the bytes of x and two thirds of the instructions. Sums are multiplied by the factors of
+their rows of w and x, which are asked for before an item's first step.
+
+Sums are wgmma's own FP8 accumulation, as those of mxfp4_gemm_sm90 ("fp8-fast"): bit for bit the same where neither
+splits K.
+
+SASS (sm_90, Triton 3.6): see tests/compile/test_mxfp4_few.py; no spills, no product waits for another's operand.
+
+Predicted (H200, us in a CUDA graph, weights not in the L2 cache; mxfp4_gemm_sm90; weight-only MXFP4 by fp4_few_sm90,
+which reads the same bytes of w): the memory's time up to 32 rows, as weight-only, and less than that at 64, where
+decoding and products count.
+
+    N x K         M = 1          16             64
+    57344 x 8192  63; 117; 63    65; 102; 67    75; 102; 105
+    8192 x 8192   12.5; -; 12.4  12.5; -; 12.8  14; -; 18
+    4096 x 4096   6              6              7.5
+
+Judged against a float64 product of the same operands within what products of "fp8-fast" are.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from qkernels.triton.fp4_few_plan import TILES, Few
+from qkernels.triton.fp4_few_sm90 import launch
+from qkernels.triton.mxfp4_few_plan import MAX_ROWS, choose
+from qkernels.triton.mxfp4_folded import COLUMNS, FoldedRows, FoldedWeights
+from qkernels.triton.mxfp4_operand_sm90 import unit_layouts
+from qkernels.triton.quantized_result import Quantized
+from qkernels.triton.workspaces import processors, require_hopper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def mxfp4_few_sm90(
+    x: FoldedRows, w: FoldedWeights, *, bias: Tensor | None = None, few: Few | None = None, early: bool = True,
+    into: Quantized | None = None,
+) -> Tensor:  # fmt: skip
+    """bf16 [M, N] = x [M, K] times w [N, K] transposed, plus bias [N]. M <= 64.
+
+    into: quantize the fp32 result there instead; returned are its codes. few: for tests.
+    early: may begin before the kernel launched before it has ended; the codes of w and their spread (nothing else) are
+    read at once. Rows of x that are not 16 bytes apart and aligned, and those of K that is no multiple of 128, are
+    copied first. Raises ValueError otherwise.
+    """
+    elements = x.elements
+    m, k = elements.shape
+    if k != w.k or x.hadamard != w.hadamard:
+        raise ValueError(f"x has K = {k} and rotation {x.hadamard}, w has {w.k} and {w.hadamard}")
+    if m > MAX_ROWS:
+        raise ValueError(f"M = {m}; this kernel takes up to {MAX_ROWS} rows, mxfp4_gemm_sm90 takes more")
+    device = elements.device
+    out = torch.empty((m, w.n), dtype=torch.bfloat16, device=device) if into is None else into.codes
+    if not out.numel():
+        return out
+    require_hopper(device)
+    tiles, chunks = w.codes.shape[:2]
+    few = few or choose(m, tiles, chunks, processors(device), whole=into is not None)
+    units = w.codes.view(torch.int32), w.spread.view(torch.int32)
+    scales = (None, None, None, None, x.factor, w.factor)
+    launch(
+        few, _in_whole_units(elements, chunks * COLUMNS), units, out, into, scales, bias, 1.0 / (x.gain * w.gain),
+        partial(unit_layouts, TILES), early, STEP=0, U=2,
+    )  # fmt: skip
+    return out
+
+
+def _in_whole_units(x: Tensor, k: int) -> Tensor:
+    """E4M3 x padded to K = k with zeros, or as it is where TMA can read that."""
+    m = x.shape[0]
+    if x.shape[1] == k and x.stride(1) == 1 and x.data_ptr() % 16 == 0 and (m == 1 or x.stride(0) % 16 == 0):
+        return x
+    whole = torch.zeros((m, k), dtype=torch.uint8, device=x.device)
+    whole[:, : x.shape[1]] = x.view(torch.uint8)
+    return whole.view(x.dtype)
