@@ -3,23 +3,25 @@
 The kernel of fp4_few_sm90 with other units: 16 rows of w by 128 of K, 256 words of codes and 16 of spread, decoded to
 E4M3 (mxfp4_operand_sm90), by x's elements in E4M3, 128 bytes a row as 64 of bf16 are. So a step of the same bytes of w
 has half the products, half the bytes of x and two thirds of the instructions. Sums are multiplied by the factors of
-their rows of w and x, which are asked for before an item's first step.
+their rows of w and x, which are asked for before an item's first step (those of more than 32 rows of x after its last).
 
-Sums are wgmma's own FP8 accumulation, as those of mxfp4_gemm_sm90 ("fp8-fast"): bit for bit the same where neither
-splits K.
+Sums are wgmma's own FP8 accumulation, as those of mxfp4_gemm_sm90 ("fp8-fast"); a plan decides where K is divided.
 
-SASS (sm_90, Triton 3.6): see tests/compile/test_mxfp4_few.py; no spills, no product waits for another's operand.
+SASS (sm_90, Triton 3.6), M <= 8: 410 instructions for 4 units of 64 weights a lane, 13 for 8 weights. No spills in the
+loop; up to 23 registers a thread at an item's end where four warpgroups share 64 rows of x.
 
-Predicted (H200, us in a CUDA graph, weights not in the L2 cache; mxfp4_gemm_sm90; weight-only MXFP4 by fp4_few_sm90,
-which reads the same bytes of w): the memory's time up to 32 rows, as weight-only, and less than that at 64, where
-decoding and products count.
+Predicted (H200, us in a CUDA graph, weights not in the L2 cache; the last three behind another small kernel, whose time
+is taken off): as weight-only products, which read the same bytes of w (fp4_few_sm90), up to 16 rows, and less from 32
+on, where those wait for decoding and products.
 
-    N x K         M = 1          16             64
-    57344 x 8192  63; 117; 63    65; 102; 67    75; 102; 105
-    8192 x 8192   12.5; -; 12.4  12.5; -; 12.8  14; -; 18
-    4096 x 4096   6              6              7.5
+    N x K         M = 1   16     32     64
+    57344 x 8192  62      64     67     76
+    8192 x 8192   12.3    12.5   13.2   15
+    4096 x 4096   7.5     7.8    8.5    9.5
+    4096 x 14336  14      14.5   16     18
+    28672 x 4096  22      23     25     32
 
-Judged against a float64 product of the same operands within what products of "fp8-fast" are.
+Judged against a float64 product of the same operands within the bound of "fp8-fast" (gemm_error).
 """
 
 from __future__ import annotations
