@@ -39,7 +39,7 @@ PLANS = [
 SHIPPED = [
     Few(2, 1, 4, 4), Few(2, 1, 4, 6), Few(2, 1, 2, 4), Few(2, 1, 2, 6), Few(2, 1, 2, 4, 2), Few(1, 2, 2, 4),
     Few(1, 4, 2, 3), Few(2, 2, 2, 6), Few(2, 1, 2, 6, 1, 2), Few(2, 1, 1, 8, 2, 2), Few(2, 1, 2, 4, 1, 4),
-    Few(2, 2, 1, 4, 1, 2), Few(4, 1, 1, 8),
+    Few(2, 1, 2, 4, 2, 2), Few(2, 2, 1, 4, 1, 2), Few(4, 1, 1, 8),
 ]  # fmt: skip
 
 
@@ -155,6 +155,22 @@ def test_what_is_chosen_fits(m: int, tiles: int, chunks: int) -> None:
         assert few.wk * few.wr in (2, 4) and few.stages % few.wk == 0 and few.depth >= 1
         assert chunks % few.parts == 0 and (few.parts == 1 or not whole)
         assert few.resident * (few.shared_memory(rows, 2, 256) + 1024) <= 227 * 1024
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "few"),
+    [
+        (1, 6144, 4096, Few(2, 1, 2, 4, 2, 2)),
+        (16, 6144, 4096, Few(2, 1, 2, 4, 2, 2)),
+        (8, 4096, 4096, Few(2, 1, 2, 6, 1, 2)),
+        (32, 4096, 4096, Few(2, 1, 2, 6, 1, 2)),
+        (64, 4096, 4096, Few(2, 1, 2, 4)),
+        (1, 28672, 4096, Few(1, 4, 2, 3)),
+        (32, 28672, 4096, Few(1, 4, 2, 3)),
+    ],
+)
+def test_the_fastest_measured_is_chosen(m: int, n: int, k: int, few: Few) -> None:
+    assert choose(m, n // 16, k // 128) == few
 
 
 @pytest.mark.gpu

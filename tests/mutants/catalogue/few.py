@@ -209,6 +209,18 @@ MUTANTS = (
         "stages have twice the bytes that were meant",
     ),
     _n(
+        "few-folded-measured-parts-where-results-are-quantized",
+        "and chunks % 2 == 0 and not whole",
+        "and chunks % 2 == 0",
+        "a quantized result is planned in the parts that were fastest",
+    ),
+    _n(
+        "few-folded-measured-parts-uneven",
+        "and chunks % 2 == 0 and not whole",
+        "and not whole",
+        "K that two parts do not divide is cut into two",
+    ),
+    _n(
         "few-folded-uneven-parts",
         "if chunks % few.parts == 0:",
         "if few.parts:",
