@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from qbench.model.accuracy import Accuracy
 from qbench.model.compare.read import Inputs
 from qbench.result import Ceilings, Device, Result, Run, Times
@@ -104,6 +106,13 @@ def decode(recipe: Recipe, *, batch: int = 1, prompt: int = 512, new: int = 128,
     }
     axes = {"model": MODEL, "batch": batch, "prompt": prompt, "new": new, **more.pop("axes", {})}
     return result("model_decode", recipe, seconds * 1e9, figures, axes, method="graph", **more)
+
+
+def hot(recipe: Recipe, **more: Any) -> Result:
+    """A decode during which the card was slowed down."""
+    made = decode(recipe, **more)
+    assert made.times is not None
+    return replace(made, times=replace(made.times, throttle=("thermal", "power")))
 
 
 def run_of(device: Device, *results: Result, **versions: str) -> Run:

@@ -30,6 +30,7 @@ from tests.model_runs import (
     MODEL,
     accuracy,
     decode,
+    hot,
     prefill,
     run_of,
     two_gpus,
@@ -318,10 +319,13 @@ def test_other_methods_and_versions_are_said() -> None:
 
 
 def test_a_card_that_was_slowed_down_is_named() -> None:
-    slow = decode(FP8)
-    slow = with_(slow, times=with_(slow.times, throttle=("thermal", "power")))
-    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), slow)),)))
-    assert found.warnings == (f"THROTTLED on {H200_NAME} (thermal, power): fp8",)
+    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), decode(FP8), hot(FP8, batch=8))),)))
+    said = f"THROTTLED on {H200_NAME} (thermal, power): fp8"
+    assert [group.throttled for group in found.groups] == [(), (said,)]
+    assert found.warnings == () and found.loud == (f"{said} ({MODEL}, batch 8, prompt 512, new 128)",)
+    assert comparison_terminal(found).count(found.loud[0]) == 2 and found.loud[0] in comparison_markdown(
+        found
+    )
 
 
 def test_parts_of_one_gpu_are_one_side_and_two_runs_of_it_are_two() -> None:

@@ -17,7 +17,7 @@ from qbench.model.compare.bars import Bar, colors
 from qbench.model.compare.figures import accuracy_png, combined_png, throughput_png
 from qbench.model.compare.write import Plot, plot_names, write_comparison
 from qbench.model.sample import nemotron_nano_9b_v2
-from tests.model_runs import B200, H200, H200_RECIPES, accuracy, full_run, two_gpus
+from tests.model_runs import B200, H200, H200_RECIPES, accuracy, decode, full_run, hot, run_of, two_gpus
 from tests.reports import PNG
 
 if TYPE_CHECKING:
@@ -175,6 +175,21 @@ def test_warnings_and_reasons_stand_on_the_page(draw: Draw) -> None:
     assert "0.96×" in words(figure.axes[1]) and "unpaired, p of Fisher" in figure.axes[3].get_title(
         loc="left"
     )
+
+
+def test_a_plot_is_marked_where_the_card_was_slowed_down_and_no_other(draw: Draw) -> None:
+    run = run_of(H200, decode(H200_RECIPES[0]), hot(H200_RECIPES[0], batch=8))
+    found = compare_models(Inputs((("a.json", run),), (("", accuracy(H200, "bf16", 1)),)))
+    one, eight = found.groups
+    (scores,) = found.accuracy
+
+    def marked(made: Callable[[], bytes]) -> bool:
+        return any("THROTTLED" in text.get_text() for text in draw(made).texts)
+
+    for group in (one, eight):
+        assert marked(lambda group=group: throughput_png(found, group)) is (group is eight)
+        assert marked(lambda group=group: combined_png(found, group, scores)) is (group is eight)
+    assert not marked(lambda: accuracy_png(found, scores))
 
 
 def crowded() -> Inputs:

@@ -37,7 +37,14 @@ def few_folded() -> None:
     test_mxfp4_few.test_rows_that_do_not_lie_as_tma_reads_them()
     test_mxfp4_few.test_what_it_does_not_take_is_refused()
     test_mxfp4_few.test_few_rows_are_of_this_kernel_and_more_of_the_other()
-    for m, tiles, chunks in ((1, 256, 65), (1, 256, 64), (16, 384, 3), (16, 384, 32), (32, 512, 64), (64, 3584, 32)):
+    for m, tiles, chunks in (
+        (1, 256, 65),
+        (1, 256, 64),
+        (16, 384, 3),
+        (16, 384, 32),
+        (32, 512, 64),
+        (64, 3584, 32),
+    ):
         test_mxfp4_few.test_what_is_chosen_fits(m, tiles, chunks)
 
 

@@ -39,20 +39,23 @@ _WARN = "#B00020"
 def throughput_png(comparison: Comparison, group: Group) -> bytes:
     """Tokens/s with rooflines, and both speedups."""
     title = f"{group.model}\n{group.workload}"
-    return _page(comparison, title, _speed_panels(comparison, group), _problems(group))
+    loud = [*comparison.warnings, *group.throttled]
+    return _page(comparison, title, loud, _speed_panels(comparison, group), _problems(group))
 
 
 def accuracy_png(comparison: Comparison, group: AccuracyGroup) -> bytes:
     """Accuracies, and their differences from the baseline."""
     title = f"{group.model}\n{_task(group)}"
-    return _page(comparison, title, _accuracy_panels(comparison, group), missing(comparison, group))
+    panels = _accuracy_panels(comparison, group)
+    return _page(comparison, title, comparison.warnings, panels, missing(comparison, group))
 
 
 def combined_png(comparison: Comparison, group: Group, accuracy: AccuracyGroup) -> bytes:
     """Four panels: tokens/s, both speedups, accuracy, difference."""
     title = f"{group.model}\n{group.workload}; {_task(accuracy)}"
     panels = [*_speed_panels(comparison, group), *_accuracy_panels(comparison, accuracy)]
-    return _page(comparison, title, panels, [*_problems(group), *missing(comparison, accuracy)])
+    loud = [*comparison.warnings, *group.throttled]
+    return _page(comparison, title, loud, panels, [*_problems(group), *missing(comparison, accuracy)])
 
 
 def _speed_panels(comparison: Comparison, group: Group) -> list[Panel]:
@@ -63,12 +66,18 @@ def _accuracy_panels(comparison: Comparison, group: AccuracyGroup) -> list[Panel
     return [accuracy_panel(comparison, group), difference_panel(comparison, group)]
 
 
-def _page(comparison: Comparison, title: str, panels: Sequence[Panel], problems: Sequence[Entry]) -> bytes:
+def _page(
+    comparison: Comparison,
+    title: str,
+    warnings: Sequence[str],
+    panels: Sequence[Panel],
+    problems: Sequence[Entry],
+) -> bytes:
     """Title and warnings above, one or two panels a row, legend and reasons below, at a fixed width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    loud = [line for warning in comparison.warnings for line in textwrap.wrap(warning, _LETTERS)]
+    loud = [line for warning in warnings for line in textwrap.wrap(warning, _LETTERS)]
     quiet = [line for reason in _reasons(problems) for line in textwrap.wrap(reason, _LETTERS)]
     handles = _legend(comparison, [bar for panel in panels for bar in panel.bars])
     beside = 1 if max(len(panel.bars) for panel in panels) > _CROWDED else 2

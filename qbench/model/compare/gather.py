@@ -74,7 +74,7 @@ def different_methods(entries: Iterable[Entry]) -> list[str]:
 
 
 def throttled(entries: Iterable[Entry]) -> list[str]:
-    """A card that was slowed down while it decoded, by GPU: which recipes, and why."""
+    """A card that was slowed down while it decoded one workload, by GPU: which recipes, and why."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.throttle:

@@ -55,16 +55,30 @@ class Group:
     def gpus(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(row.entry.gpu for row in self.rows))
 
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        return tuple(throttled(row.entry for row in self.rows))
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is shown. Warnings must be read before the numbers; notes explain them."""
+    """Everything that is shown. Warnings must be read before the numbers; notes explain them.
+
+    A workload on which a card was slowed down says so itself (`Group.throttled`); `loud` has all of them.
+    """
 
     baseline: str
     groups: tuple[Group, ...]
     accuracy: tuple[AccuracyGroup, ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def loud(self) -> tuple[str, ...]:
+        slow = [
+            f"{said} ({group.model}, {group.workload})" for group in self.groups for said in group.throttled
+        ]
+        return (*self.warnings, *slow)
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -108,7 +122,7 @@ def compare_models(
             warnings += said
             rows.append(_row(entry, base, baseline))
         groups.append(Group(model, workload, _ordered(rows, baseline)))
-    warnings += [*different_modes(entries), *different_methods(entries), *throttled(entries)]
+    warnings += [*different_modes(entries), *different_methods(entries)]
     warnings += different_versions([run for _, run in inputs.runs])
     others = sum(not result.op.startswith("model_") for _, run in inputs.runs for result in run.results)
     notes = [
