@@ -1,4 +1,4 @@
-"""mxfp4_few_sm90: how a program is made up, from what was measured for fp4_few_sm90, and where it is quicker.
+"""mxfp4_few_sm90: how a program is made up, from what was measured of it and of fp4_few_sm90.
 
 Units of folded weights have twice the K and twice the bytes of `Fragments`, so a stage of the same bytes is half as
 deep. What a plan must hide, memory's latency and the launch, is the same; there is less to decode and to multiply.
@@ -32,9 +32,3 @@ def choose(m: int, tiles: int, chunks: int, sms: int = 132, *, whole: bool = Fal
         if chunks % few.parts == 0:
             break
     return replace(few, depth=few.depth // 2)
-
-
-def quicker(m: int, tiles: int, chunks: int) -> bool:
-    """Is this kernel quicker than mxfp4_gemm_sm90? On an H200 wherever it takes the rows: by 2.3 times at 4096 x 4096
-    and one row, by 4% at 6144 x 4096 and 64."""
-    return m <= MAX_ROWS

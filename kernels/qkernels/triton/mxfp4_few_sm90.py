@@ -10,16 +10,30 @@ Sums are wgmma's own FP8 accumulation, as those of mxfp4_gemm_sm90 ("fp8-fast");
 SASS (sm_90, Triton 3.6), M <= 8: 410 instructions for 4 units of 64 weights a lane, 13 for 8 weights. No spills in the
 loop; up to 23 registers a thread at an item's end where four warpgroups share 64 rows of x.
 
-Predicted (H200, us in a CUDA graph, weights not in the L2 cache; the last three behind another small kernel, whose time
-is taken off): as weight-only products, which read the same bytes of w (fp4_few_sm90), up to 16 rows, and less from 32
-on, where those wait for decoding and products.
+Predicted were the times of weight-only products, which read the same bytes of w (fp4_few_sm90), up to 16 rows, and less
+from 32 on, where those wait for decoding and products. Measured (H200, Triton 3.6, torch 2.11; us in a CUDA graph,
+weights not in the L2 cache; in brackets what was predicted), as benchmarks do, one process:
 
-    N x K         M = 1   16     32     64
-    57344 x 8192  62      64     67     76
-    8192 x 8192   12.3    12.5   13.2   15
-    4096 x 4096   7.5     7.8    8.5    9.5
-    4096 x 14336  14      14.5   16     18
-    28672 x 4096  22      23     25     32
+    N x K         M = 1         M = 16
+    57344 x 8192  58.5 (62)     61.9 (64)
+    8192 x 28672  30.4          31.3
+    10240 x 8192  14.2          14.9
+    8192 x 8192   10.9 (12.3)   11.5 (12.5)
+
+Behind another small kernel, whose time is taken off, as in a model, beside mxfp4_gemm_sm90 and the weight-only product:
+
+    N x K         M    this         back to back   many rows'   weight-only
+    4096 x 4096   1    7.2 (7.5)    5.2            14.0         7.7
+                  32   8.6 (8.5)    6.6
+                  64   12.7 (9.5)   10.2           14.3         13.8
+    6144 x 4096   1    9.1          6.1            14.4         10.5
+    28672 x 4096  1    20.1 (22)    18.8           33.0         21.9
+                  32   22.6 (25)    21.6           26.8
+    4096 x 14336  1    12.5 (14)    11.1           23.5         13.9
+                  16   12.9 (14.5)  11.8
+                  64   20.3 (18)    18.3           22.1
+
+At 64 rows of 4096 x 14336 Few(2, 1, 2, 6) took 19.6, and 17.5 back to back.
 
 Judged against a float64 product of the same operands within the bound of "fp8-fast" (gemm_error).
 """

@@ -234,8 +234,8 @@ MUTANTS = (
     ),
     Mutant(
         "few-folded-rows-by-the-other-kernel",
-        "if quicker(x.elements.shape[0]",
-        "if not quicker(x.elements.shape[0]",
+        "if x.elements.shape[0] <= MAX_ROWS",
+        "if x.elements.shape[0] > MAX_ROWS",
         "few rows go to the kernel of many, and many to that of few, which refuses them",
         "few-folded",
         file="qkernels/triton/folded_product.py",
