@@ -88,6 +88,8 @@ def _exchanged(modules: tuple[types.ModuleType, ...], kind: type) -> Iterator[No
         for name in set(sys.modules) - loaded:
             if (late := sys.modules.get(name)) is not None:
                 _replace(vars(late), outside, None, [])
+        if outside is InterpretedFunction:
+            _forget_rewritten()
 
 
 def _namespaces(modules: tuple[types.ModuleType, ...]) -> list[dict[str, Any]]:
@@ -210,6 +212,14 @@ def _provide_for_rewriting(namespace: dict[str, Any], undo: list[tuple[Any, str,
         if name not in namespace:
             undo.append((namespace, name, _ABSENT))
             namespace[name] = value
+
+
+def _forget_rewritten() -> None:
+    """Kernels first run in a block that has ended are rewritten anew: their module lacks what that run added."""
+    rewritten = InterpretedFunction.rewritten_fn
+    added = [name for name in vars(interpreter) if not name.startswith("__")]
+    for fn in [fn for fn in rewritten if any(name not in fn.__globals__ for name in added)]:
+        del rewritten[fn]
 
 
 def _put(owner: Any, name: str, value: Any) -> None:

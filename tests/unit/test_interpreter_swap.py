@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -134,6 +135,24 @@ def test_a_module_imported_inside_is_as_if_it_was_imported_outside(
         late.kernel[(1,)](out)
         assert float(out) == 1.0
     assert qbench.interpreter.is_interpreted(late.kernel) == STARTED_INTERPRETED
+
+
+@interpreted_only
+def test_a_kernel_that_first_ran_in_a_block_runs_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first_inside.py").write_text(
+        "import triton\nimport triton.language as tl\n@triton.jit\ndef kernel(p):\n"
+        "    x = tl.load(p)\n    tl.store(p, x + 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first, out = importlib.import_module("first_inside"), torch.zeros(1)
+    with qbench.interpreter.compiled(first), qbench.interpreter.interpreted(first):
+        first.kernel[(1,)](out)
+    first.kernel[(1,)](out)
+    with qbench.interpreter.compiled(first), qbench.interpreter.interpreted(first):
+        first.kernel[(1,)](out)
+    assert float(out) == 3
 
 
 CYCLE = """
