@@ -66,7 +66,7 @@ class Bench:
     """The device under test and how to time on it. One a session.
 
     `kept` is one thing that a trial left for the next (a model on the device, say) under its key. `say` is told when
-    another process has the device's turn (qbench.turns).
+    other processes are waited for (qbench.turns).
     """
 
     policy: TimingPolicy
@@ -111,8 +111,8 @@ class Bench:
             torch.cuda.empty_cache()
 
     def check(self, case: Case) -> None:
-        """Run once and check. Raises WrongResult, Unsupported, OutOfMemory."""
-        with _memory_named(case, self):
+        """Run once and check, while no other process times. Raises WrongResult, Unsupported, OutOfMemory."""
+        with sharing(self.device, self.say), _memory_named(case, self):
             if trial := self._trial(case):
                 trial.check()
                 return
@@ -127,29 +127,30 @@ class Bench:
             if trial:
                 trial.check()
             thunk = trial.once if trial else self._checked(case).thunk
-            with turn(self.device, self.say):
-                if self.timer is None:
-                    thunk()
-                    return
-                torch.cuda.synchronize()
-                torch.cuda.profiler.start()
+        with turn(self.device, self.say), _memory_named(case, self):
+            if self.timer is None:
                 thunk()
-                torch.cuda.synchronize()
-                torch.cuda.profiler.stop()
+                return
+            torch.cuda.synchronize()
+            torch.cuda.profiler.start()
+            thunk()
+            torch.cuda.synchronize()
+            torch.cuda.profiler.stop()
 
     def measure(self, case: Case) -> Measured:
         """Check, time, check every timed output, while no other process times on the device.
 
         What a trial builds and compiles before it is timed takes long: others may do that meanwhile.
         """
-        with (
-            (sharing if case.op.trial else turn)(self.device, self.say),
-            _memory_named(case, self),
-        ):
-            if trial := self._trial(case):
+        if case.op.trial:
+            with sharing(self.device, self.say), _memory_named(case, self):
+                trial = self._trial(case)
+                assert trial is not None
                 trial.check()
-                with turn(self.device, self.say):
-                    return trial.measure()
+            with turn(self.device, self.say), _memory_named(case, self):
+                return trial.measure()
+        with turn(self.device, self.say), _memory_named(case, self):
+            self._trial(case)  # none, but what another left is let go
             run = self._checked(case)
             right = clone(run.output)  # a provider may hand out the same buffer again
             if self.timer is None:
@@ -277,5 +278,6 @@ class _memory_named:
             free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
             room = f"the GPU has {total:.0f} GiB ({free:.0f} GiB free now); "
         raise OutOfMemory(
-            f"{self.case.id} does not fit: {moves}{room}use a smaller batch or more tensor parallelism"
+            f"{self.case.id} does not fit: {moves}{room}use a smaller batch, more tensor parallelism, or fewer "
+            "processes beside each other (make models JOBS=1)"
         ) from error

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 SCHEMA = 1
+PREEMPTED = "preempted"  # among what slowed a run: other processes took the CPU from it
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
@@ -101,7 +102,7 @@ class Times(Struct, frozen=True, forbid_unknown_fields=True):
     cold: bool  # operands were out of the L2 cache at each call
     clock_before_mhz: Count = 0  # SM clock; 0 where it cannot be read
     clock_after_mhz: Count = 0
-    throttle: tuple[str, ...] = ()
+    throttle: tuple[str, ...] = ()  # NVML's reasons for a slower card, and PREEMPTED
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True):

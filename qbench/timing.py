@@ -23,6 +23,7 @@ import torch
 from qbench.case import Thunk
 from qbench.clocks import Monitor
 from qbench.device import l2_bytes
+from qbench.result import PREEMPTED
 from qbench.stats import Samples
 from qbench.tensors import poison
 
@@ -95,7 +96,7 @@ def undisturbed(threads: int = 1) -> Iterator[list[str]]:
             gc.enable()
     rate = (_preemptions() - taken_away) / (time.monotonic() - start) / threads
     if rate > _PREEMPTED_PER_S:
-        said.append("preempted")
+        said.append(PREEMPTED)
 
 
 def _preemptions() -> int:

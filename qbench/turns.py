@@ -18,7 +18,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +33,7 @@ Say = Callable[[str], None]
 _REMINDER_S = 30  # less than what a process waits for that looks after another (gate/side.py)
 
 
-@dataclass(frozen=True)
-class _Held:
-    handle: int  # of the locked file
-    alone: bool
-
-
-_held: dict[Path, _Held] = {}  # by this process
+_held: dict[Path, bool] = {}  # files this process has locked, and whether for a turn
 
 
 def _silent(line: str) -> None:
@@ -49,10 +42,10 @@ def _silent(line: str) -> None:
 
 @contextmanager
 def turn(device: torch.device, say: Say = _silent) -> Iterator[None]:
-    """The device for this process alone, of those that ask; it may be asked for again within, and within `sharing`.
+    """The device for this process alone, of those that ask; it may be asked for again within.
 
     say gets a line where it has to be waited for, and again every half a minute. Where the file cannot be opened,
-    nobody waits.
+    nobody waits. RuntimeError within `sharing`: two who work and ask for a turn would wait for each other.
     """
     with _lock(device, say, alone=True):
         yield
@@ -68,26 +61,23 @@ def sharing(device: torch.device, say: Say = _silent) -> Iterator[None]:
 @contextmanager
 def _lock(device: torch.device, say: Say, *, alone: bool) -> Iterator[None]:
     path = _file(device)
-    before = None if path is None else _held.get(path)
-    enough = before is not None and (before.alone or not alone)
-    handle = None if path is None or enough else before.handle if before else _opened(path)
+    held = None if path is None else _held.get(path)
+    if alone and held is False:
+        raise RuntimeError(
+            "a turn was asked for within shared work, which it would wait for; end `sharing` before"
+        )
+    handle = None if path is None or held is not None else _opened(path)
     if path is None or handle is None:
         yield
         return
     try:
         _take(handle, path, say, alone)
-        _held[path] = _Held(handle, alone)
+        _held[path] = alone
         yield
-        fcntl.flock(handle, fcntl.LOCK_UN)
-        if before is not None:
-            _take(handle, path, say, before.alone)
-    finally:  # after an error nothing is waited for
-        if before is not None:
-            _held[path] = before
-        else:
-            _held.pop(path, None)
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone leaves it to what was forked meanwhile
-            os.close(handle)
+    finally:
+        _held.pop(path, None)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing alone leaves it to what was forked meanwhile
+        os.close(handle)
 
 
 def _file(device: torch.device) -> Path | None:
@@ -103,19 +93,21 @@ def _file(device: torch.device) -> Path | None:
 def _opened(path: Path) -> int | None:
     """A descriptor of the file, made if it is not there. Another user's can be read, which is enough to lock it."""
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-    for more in (0, os.O_CREAT):
+    for _ in range(2):
         try:
-            return os.open(path, flags | more, 0o644)
+            return os.open(path, flags)
         except FileNotFoundError:
-            continue
+            with suppress(OSError):  # another process was first, or it cannot be made
+                handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                os.fchmod(handle, 0o644)  # whatever this process's umask
+                return handle
         except OSError:
             break
     return None
 
 
 def _take(handle: int, path: Path, say: Say, alone: bool) -> None:
-    """Lock the file, alone or shared, behind those who wait already. What was held of it is given up before."""
-    fcntl.flock(handle, fcntl.LOCK_UN)  # two who share it would wait for each other
+    """Lock the file, alone or shared, behind those who wait already."""
     queue = _opened(path.with_suffix(".queue"))
     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     steps = [(handle, kind)] if queue is None else [(queue, fcntl.LOCK_EX), (handle, kind)]

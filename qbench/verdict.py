@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from qbench.baseline import Record
-from qbench.result import Judgement, Times, Verdict
+from qbench.result import PREEMPTED, Judgement, Times, Verdict
 from qbench.stats import mean, moderated_sd
 
 
@@ -77,8 +77,8 @@ def _decide(difference: float, reach: float, policy: Policy) -> tuple[Verdict, s
 
 
 def _preempted(now: Times) -> str:
-    """Words for a run on a CPU that other processes were using, or ""."""
-    return "other processes took the CPU from this run; run it again" if "preempted" in now.throttle else ""
+    """Words for a run timed by a host's clock whose CPU other processes were using, or ""."""
+    return "other processes took the CPU from this run; run it again" if PREEMPTED in now.throttle else ""
 
 
 def _unsteady(now: Times, policy: Policy) -> str:

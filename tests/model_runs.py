@@ -108,11 +108,10 @@ def decode(recipe: Recipe, *, batch: int = 1, prompt: int = 512, new: int = 128,
     return result("model_decode", recipe, seconds * 1e9, figures, axes, method="graph", **more)
 
 
-def hot(recipe: Recipe, **more: Any) -> Result:
-    """A decode during which the card was slowed down."""
-    made = decode(recipe, **more)
+def hot(made: Result, *why: str) -> Result:
+    """The same, but the card was slowed down meanwhile, or the host."""
     assert made.times is not None
-    return replace(made, times=replace(made.times, throttle=("thermal", "power")))
+    return replace(made, times=replace(made.times, throttle=why or ("thermal", "power")))
 
 
 def run_of(device: Device, *results: Result, **versions: str) -> Run:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from qbench.report.cells import VERDICTS, first_line, microseconds, number
-from qbench.result import Result, Run, Verdict
+from qbench.result import PREEMPTED, Result, Run, Verdict
 
 NAMES_SHOWN = 10  # where the names are a courtesy; what is slower or wrong is always listed in full
 
@@ -97,15 +97,23 @@ def _clocks(results: Sequence[Result]) -> str:
     times = [result.times for result in results if result.times]
     clocks = [mhz for each in times for mhz in (each.clock_before_mhz, each.clock_after_mhz) if mhz]
     text = f"SM {min(clocks)}–{max(clocks)} MHz" if clocks else "not readable" if times else ""
-    throttled = [result for result in results if result.times and result.times.throttle]
-    if throttled:
-        reasons = sorted({reason for result in throttled if result.times for reason in result.times.throttle})
-        names = "; ".join(_capped([result.case for result in throttled]))
-        cases = f"{len(throttled)} case{'s' * (len(throttled) != 1)}"
-        text += f"; THROTTLED in {cases} ({', '.join(reasons)}): {names}"
+    reasons = {result.case: set(result.times.throttle) for result in results if result.times}
+    slow = {case: said - {PREEMPTED} for case, said in reasons.items() if said - {PREEMPTED}}
+    if slow:
+        text += f"; THROTTLED in {_cases(slow)} ({', '.join(sorted(set().union(*slow.values())))}): {_named(slow)}"
     elif clocks:
         text += ", never throttled"
+    if taken := [case for case, said in reasons.items() if PREEMPTED in said]:
+        text += f"; the CPU was TAKEN BY OTHER PROCESSES in {_cases(taken)}, run again: {_named(taken)}"
     return text
+
+
+def _cases(names: Collection[str]) -> str:
+    return f"{len(names)} case{'s' * (len(names) != 1)}"
+
+
+def _named(names: Collection[str]) -> str:
+    return "; ".join(_capped(list(names)))
 
 
 def _timing(run: Run) -> str:

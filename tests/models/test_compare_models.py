@@ -318,13 +318,29 @@ def test_other_methods_and_versions_are_said() -> None:
     )
 
 
-def test_a_card_that_was_slowed_down_is_named() -> None:
-    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), decode(FP8), hot(FP8, batch=8))),)))
+def test_a_card_that_was_slowed_down_is_named_with_the_workload() -> None:
+    slow = hot(decode(FP8, batch=8))
+    found = compare_models(Inputs((("a.json", run_of(H200, decode(BF16), decode(FP8), slow)),)))
     said = f"THROTTLED on {H200_NAME} (thermal, power): fp8"
-    assert [group.throttled for group in found.groups] == [(), (said,)]
+    assert [group.disturbed for group in found.groups] == [(), (said,)]
     assert found.warnings == () and found.loud == (f"{said} ({MODEL}, batch 8, prompt 512, new 128)",)
     assert comparison_terminal(found).count(found.loud[0]) == 2 and found.loud[0] in comparison_markdown(
         found
+    )
+
+
+def test_a_host_that_lost_its_cpu_is_no_slow_card_and_counts_for_a_prompt_too() -> None:
+    run = run_of(
+        H200,
+        hot(prefill(BF16), "preempted"),
+        decode(BF16),
+        hot(prefill(W4A16), "power"),
+        hot(decode(FP8), "preempted", "power"),
+    )
+    (group,) = compare_models(Inputs((("a.json", run),))).groups
+    assert group.disturbed == (
+        f"THROTTLED on {H200_NAME} (power): nvfp4-w4a16, fp8",
+        f"THE HOST'S CPU WAS TAKEN by other processes on {H200_NAME}, run again: bf16, fp8",
     )
 
 

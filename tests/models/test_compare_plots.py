@@ -178,7 +178,7 @@ def test_warnings_and_reasons_stand_on_the_page(draw: Draw) -> None:
 
 
 def test_a_plot_is_marked_where_the_card_was_slowed_down_and_no_other(draw: Draw) -> None:
-    run = run_of(H200, decode(H200_RECIPES[0]), hot(H200_RECIPES[0], batch=8))
+    run = run_of(H200, decode(H200_RECIPES[0]), hot(decode(H200_RECIPES[0], batch=8)))
     found = compare_models(Inputs((("a.json", run),), (("", accuracy(H200, "bf16", 1)),)))
     one, eight = found.groups
     (scores,) = found.accuracy

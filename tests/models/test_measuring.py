@@ -158,7 +158,7 @@ def test_a_model_is_built_compiled_and_checked_beside_others_and_timed_alone(ben
     said = []
 
     def note(what):
-        said.append((what, [held.alone for held in turns._held.values()]))
+        said.append((what, list(turns._held.values())))
 
     def noted(what, method):
         return lambda self, *given: (note(what), method(self, *given))[1]

@@ -8,11 +8,14 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed; pip install pytest-qbench[models]")
 
+from qbench import turns
 from qbench.__main__ import main as qbench_main
 from qbench.model.accuracy import read_accuracy, write_accuracy
 from qbench.model.tiny import load_tiny
 from qkernels import models
+from qkernels.models import __main__ as commands
 from qkernels.models import accuracy as asking
+from qkernels.models import sensitivity
 from qkernels.models.__main__ import main
 
 
@@ -36,6 +39,30 @@ def test_each_recipe_is_a_file_with_its_problems_its_kl_and_how_it_ran(folder):
     assert 0 < weights.figures["kl_nats"] < both.figures["kl_nats"] < 0.1
     assert [each.labels["mode"] for each in (plain, weights, both)] == ["none", "emulated", "emulated"]
     assert both.labels["dtype"] == "float32" and both.device.kind == "cpu"
+
+
+def test_others_that_time_are_waited_for_recipe_by_recipe_and_layers_are_timed_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "_file", lambda device: tmp_path / "gpu.lock")
+    seen, measured, found = [], asking.divergence_from, commands.write_accuracy
+    monkeypatch.setattr(
+        asking,
+        "divergence_from",
+        lambda *given: (seen.append(list(turns._held.values())), measured(*given))[1],
+    )
+    monkeypatch.setattr(
+        commands, "write_accuracy", lambda *given: (seen.append(list(turns._held.values())), found(*given))[1]
+    )
+    arguments = ["--device", "cpu", "--count", "1", "-o", str(tmp_path)]
+    assert main(["accuracy", *arguments, "--recipes", "bf16", "fp8"]) == 0
+    assert seen == [[False], [], [False], []]
+    seen.clear()
+    monkeypatch.setattr(
+        sensitivity,
+        "divergence_from",
+        lambda *given: (seen.append(list(turns._held.values())), measured(*given))[1],
+    )
+    assert main(["layers", *arguments, "--recipe", "fp8"]) == 0
+    assert seen and all(held == [True] for held in seen) and not turns._held
 
 
 def test_compare_reads_them(folder, capsys):

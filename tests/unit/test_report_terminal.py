@@ -126,6 +126,16 @@ def test_summary_gives_device_versions_clocks_and_throttled_cases() -> None:
     assert "never throttled" in summary_of(run_of(cool))
 
 
+def test_a_cpu_that_was_taken_away_is_no_throttled_card() -> None:
+    cool, taken = (
+        hadamard("p", 9.0, 1, 16),
+        hadamard("p", 9.0, 2, 16, times=times(9.0, throttle=("preempted",))),
+    )
+    text = summary_of(run_of(cool, taken))
+    assert f"never throttled; the CPU was TAKEN BY OTHER PROCESSES in 1 case, run again: {taken.case}" in text
+    assert "TAKEN" not in summary_of(run_of(cool))
+
+
 def test_warm_operands_are_said_on_a_gpu() -> None:
     warm = hadamard("p", 9.0, 1, 16, times=times(9.0, cold=False))
     assert "1 with operands left in the L2 cache" in summary_of(run_of(warm))

@@ -85,33 +85,34 @@ def test_a_turn_keeps_others_out_also_when_it_is_asked_for_again_and_ends_with_i
     assert free(path)
 
 
-def test_work_is_shared_a_turn_within_it_is_not_and_work_goes_on_after_it(path):
+def test_work_is_shared_within_a_turn_it_is_part_of_that_and_no_turn_is_within_work(path):
     with turns.sharing(GPU):
-        assert shared(path)
-        with turns.sharing(GPU), turns.turn(GPU):
-            with turns.sharing(GPU):
-                assert not free(path, fcntl.LOCK_SH), "within a turn work is part of it"
-            assert not free(path, fcntl.LOCK_SH)
-        assert shared(path)
-        with turns.turn(GPU):
-            assert not free(path, fcntl.LOCK_SH), "a second turn is one"
+        with turns.sharing(GPU):
+            assert shared(path)
+        assert shared(path), "the inner block does not end the outer one's share"
+        with pytest.raises(RuntimeError, match="end `sharing` before"), turns.turn(GPU):
+            pass
         assert shared(path)
     assert free(path)
-    with pytest.raises(ZeroDivisionError), turns.sharing(GPU), turns.turn(GPU):
+    with turns.turn(GPU):
+        with turns.sharing(GPU):
+            assert not free(path, fcntl.LOCK_SH)
+        assert not free(path, fcntl.LOCK_SH)
+    with pytest.raises(ZeroDivisionError), turns.sharing(GPU):
         _ = 1 / 0
     assert free(path) and not turns._held
 
 
-def test_a_turn_waits_for_work_elsewhere_and_gives_its_own_up_meanwhile(path, elsewhere):
+def test_a_turn_waits_for_work_elsewhere(path, elsewhere):
     process, said = elsewhere(kind="sharing"), []
 
     def say(line):
         said.append(line)
-        assert not turns._held[path].alone and free(path.with_suffix(".queue"), fcntl.LOCK_SH) is False
+        assert not turns._held and not free(path.with_suffix(".queue"), fcntl.LOCK_SH)
         process.stdin.write("go on\n")
         process.stdin.flush()
 
-    with turns.sharing(GPU), turns.turn(GPU, say):
+    with turns.turn(GPU, say):
         assert said and process.wait() == 0
 
 
@@ -123,8 +124,9 @@ def test_who_would_work_waits_behind_those_who_wait_for_a_turn(path, elsewhere):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        queue = path.with_suffix(".queue")
+        queue, deadline = path.with_suffix(".queue"), time.monotonic() + 60
         while free(queue):
+            assert waiting.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         assert shared(path), "there would be room for more work"
 
@@ -143,19 +145,30 @@ def test_who_would_work_waits_behind_those_who_wait_for_a_turn(path, elsewhere):
         waiting.communicate()
 
 
-def test_two_who_work_and_both_ask_for_a_turn_get_it_one_after_the_other(path, elsewhere):
-    end = "exec(\"with turns.turn(GPU): print('alone')\")"
-    command = [sys.executable, "-c", ELSEWHERE.format(kind="sharing", end=end), str(path), HERE]
+def test_two_who_worked_beside_each_other_have_their_turns_one_after_the_other(path):
+    log = path.parent / "log"
+    turn = f"""
+import time
+with turns.turn(GPU):
+    for word in ("begin", "end"):
+        with open({str(log)!r}, "a") as file:
+            print(word, file=file)
+        time.sleep(0.2)
+"""
+    command = [sys.executable, "-c", ELSEWHERE.format(kind="sharing", end="pass") + turn, str(path), HERE]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     try:
         for process in started:
-            assert process.stdout.readline() == "mine\n"
+            assert process.stdout.readline() == "mine\n", "both work at once"
         for process in started:
             process.stdin.write("go on\n")
             process.stdin.flush()
-        assert [process.communicate(timeout=60)[0] for process in started] == ["alone\n"] * 2
+        for process in started:
+            process.communicate(timeout=60)
+        assert [process.returncode for process in started] == [0, 0]
+        assert log.read_text().split() == ["begin", "end"] * 2
     finally:
         for process in started:
             process.kill()
@@ -216,17 +229,31 @@ def test_nothing_is_said_or_waited_for_on_a_cpu_or_where_the_file_cannot_be_open
         assert free(target), "a link is not followed"
 
 
+def test_other_users_can_open_the_file_whatever_the_umask(path):
+    before = os.umask(0o077)
+    try:
+        with turns.turn(GPU):
+            modes = [each.stat().st_mode & 0o777 for each in (path, path.with_suffix(".queue"))]
+    finally:
+        os.umask(before)
+    assert modes == [0o644, 0o644]
+
+
 @pytest.mark.gpu
 def test_the_file_is_named_after_the_gpu():
     index = torch.cuda.current_device()
     assert str(torch.cuda.get_device_properties(index).uuid) in turns._file(torch.device("cuda", index)).name
 
 
-def test_timing_is_a_turn_and_checking_alone_is_not(path):
+def state(path):
+    return "free" if free(path) else "shared" if shared(path) else "turn"
+
+
+def test_timing_is_a_turn_checking_alone_is_shared(path):
     seen = []
 
     def provider(x):
-        seen.append(free(path))
+        seen.append(state(path))
         return lambda: 2 * x
 
     op = qbench.Op(
@@ -239,8 +266,22 @@ def test_timing_is_a_turn_and_checking_alone_is_not(path):
     case = qbench.Case(op, provider, qbench.Workload.of(m=4))
     bench = Bench(TimingPolicy(), torch.device("cpu"), None)
     bench.check(case)
-    assert seen == [True]
     bench.measure(case)
-    assert seen == [True, False]
+    assert seen == ["shared", "turn"]
     bench.ceilings()
-    assert free(path)
+    assert state(path) == "free"
+
+
+def test_what_is_profiled_is_built_in_a_share_and_called_in_a_turn(path):
+    seen = []
+
+    def provider(x):
+        seen.append(state(path))
+        return lambda: (seen.append(state(path)), 2 * x)[1]
+
+    op = qbench.Op(
+        "double", lambda w, d: (torch.arange(4.0),), lambda x: 2 * x, qbench.exact, lambda w: qbench.Cost(32)
+    )
+    case = qbench.Case(op, provider, qbench.Workload.of(m=4))
+    Bench(TimingPolicy(), torch.device("cpu"), None).profile(case)
+    assert seen == ["shared", "shared", "turn"] and state(path) == "free"

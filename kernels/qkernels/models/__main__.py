@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from qbench.model.accuracy import Accuracy, detectable, judge, markdown, read_accuracy, write_accuracy
 from qbench.result import write_atomic
+from qbench.turns import sharing, turn
 
 from .accuracy import Subject, accuracies, local, tiny
 from .recipe import RECIPES, get_recipe
@@ -18,6 +20,7 @@ from .support import ProbeError
 
 TINY = "tiny"
 _WORSE, _WRONG_USE = 1, 2
+T = TypeVar("T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +40,7 @@ def _accuracy(args: argparse.Namespace) -> int:
         _require_comparable(args, len(subject.problems))
     args.output.mkdir(parents=True, exist_ok=True)
     found: list[Accuracy] = []
-    for recipe, each in accuracies(subject, recipes, args.device):
+    for recipe, each in _in_shares(accuracies(subject, recipes, args.device), torch.device(args.device)):
         if not isinstance(each, Accuracy):
             instead = f"; next best: {each.instead}" if each.instead else ""
             print(f"{recipe.name}: n/a, {each.code}: {each.reason}{instead}", file=sys.stderr)
@@ -50,6 +53,21 @@ def _accuracy(args: argparse.Namespace) -> int:
     if found:
         print(markdown(found[0], found[1:]))
     return _against(args.against, args.recipes, found, args.margin) if args.against else 0
+
+
+def _in_shares(made: Iterator[T], device: torch.device) -> Iterator[T]:
+    """Each as it is made, while no other process times on the device."""
+    while True:
+        with sharing(device, _say):
+            try:
+                each = next(made)
+            except StopIteration:
+                return
+        yield each
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _require_comparable(args: argparse.Namespace, problems: int) -> None:
@@ -93,8 +111,10 @@ def _layers(args: argparse.Namespace) -> int:
     from .sensitivity import sensitivity
 
     subject = _subject(args)
-    on_gpu = torch.device(args.device).type == "cuda"
-    found = sensitivity(subject.load(), args.recipe, subject.parts, time=layer_seconds if on_gpu else None)
+    device = torch.device(args.device)
+    time = layer_seconds if device.type == "cuda" else None
+    with turn(device, _say):
+        found = sensitivity(subject.load(), args.recipe, subject.parts, time=time)
     print(found.table())
     names = found.skip_for(args.share)
     print(f"the fewest layers that cost {args.share:.0%} of the sum: skip=({', '.join(map(repr, names))})")

@@ -39,7 +39,7 @@ _WARN = "#B00020"
 def throughput_png(comparison: Comparison, group: Group) -> bytes:
     """Tokens/s with rooflines, and both speedups."""
     title = f"{group.model}\n{group.workload}"
-    loud = [*comparison.warnings, *group.throttled]
+    loud = [*comparison.warnings, *group.disturbed]
     return _page(comparison, title, loud, _speed_panels(comparison, group), _problems(group))
 
 
@@ -54,7 +54,7 @@ def combined_png(comparison: Comparison, group: Group, accuracy: AccuracyGroup) 
     """Four panels: tokens/s, both speedups, accuracy, difference."""
     title = f"{group.model}\n{group.workload}; {_task(accuracy)}"
     panels = [*_speed_panels(comparison, group), *_accuracy_panels(comparison, accuracy)]
-    loud = [*comparison.warnings, *group.throttled]
+    loud = [*comparison.warnings, *group.disturbed]
     return _page(comparison, title, loud, panels, [*_problems(group), *missing(comparison, accuracy)])
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import PurePath
 
 from qbench.compare import CannotCombine
 from qbench.model.compare.entries import Entry, Workload
 from qbench.model.compare.measured import published_entries, run_entries
 from qbench.model.compare.read import Inputs
-from qbench.result import Run
+from qbench.result import PREEMPTED, Run
 
 MUST_AGREE = ("torch", "triton", "transformers", "cuda", "driver")
 
@@ -73,17 +74,24 @@ def different_methods(entries: Iterable[Entry]) -> list[str]:
     return [f"TIMED DIFFERENTLY: {_all(found)}"] if len(found) > 1 else []
 
 
-def throttled(entries: Iterable[Entry]) -> list[str]:
-    """A card that was slowed down while it decoded one workload, by GPU: which recipes, and why."""
+def disturbed(entries: Iterable[Entry]) -> list[str]:
+    """By GPU: recipes of one workload during which the card was slowed down, and why, or the host had lost its CPU."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.throttle:
             found.setdefault(entry.gpu, []).append(entry)
-    return [
-        f"THROTTLED on {gpu} ({', '.join(dict.fromkeys(why for entry in slow for why in entry.throttle))}): "
-        f"{', '.join(dict.fromkeys(entry.recipe for entry in slow))}"
-        for gpu, slow in found.items()
-    ]
+    said = []
+    for gpu, slow in found.items():
+        hot = {entry.recipe: [why for why in entry.throttle if why != PREEMPTED] for entry in slow}
+        if why := dict.fromkeys(chain.from_iterable(hot.values())):
+            said.append(
+                f"THROTTLED on {gpu} ({', '.join(why)}): {', '.join(r for r, each in hot.items() if each)}"
+            )
+        if taken := dict.fromkeys(entry.recipe for entry in slow if PREEMPTED in entry.throttle):
+            said.append(
+                f"THE HOST'S CPU WAS TAKEN by other processes on {gpu}, run again: {', '.join(taken)}"
+            )
+    return said
 
 
 def different_versions(runs: Sequence[Run]) -> list[str]:

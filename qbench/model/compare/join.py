@@ -17,8 +17,8 @@ from qbench.model.compare.gather import (
     different_methods,
     different_modes,
     different_versions,
+    disturbed,
     gather,
-    throttled,
 )
 from qbench.model.compare.read import Inputs
 from qbench.model.compare.tokens import UnequalTokens, check_tokens
@@ -56,15 +56,15 @@ class Group:
         return tuple(dict.fromkeys(row.entry.gpu for row in self.rows))
 
     @property
-    def throttled(self) -> tuple[str, ...]:
-        return tuple(throttled(row.entry for row in self.rows))
+    def disturbed(self) -> tuple[str, ...]:
+        return tuple(disturbed(row.entry for row in self.rows))
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Everything that is shown. Warnings must be read before the numbers; notes explain them.
 
-    A workload on which a card was slowed down says so itself (`Group.throttled`); `loud` has all of them.
+    A workload whose runs were disturbed says so itself (`Group.disturbed`); `loud` has all of them.
     """
 
     baseline: str
@@ -75,10 +75,10 @@ class Comparison:
 
     @property
     def loud(self) -> tuple[str, ...]:
-        slow = [
-            f"{said} ({group.model}, {group.workload})" for group in self.groups for said in group.throttled
+        each = [
+            f"{said} ({group.model}, {group.workload})" for group in self.groups for said in group.disturbed
         ]
-        return (*self.warnings, *slow)
+        return (*self.warnings, *each)
 
     @property
     def recipes(self) -> tuple[str, ...]:

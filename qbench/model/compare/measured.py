@@ -92,22 +92,23 @@ def _entry(run: Run, empty: Entry, decode: Result | None, prefill: Result | None
     if problem := problem_of(decode or prefill):
         return replace(empty, problem=problem)
     first = prefill.figures if prefill and prefill.status == "ok" else {}
+    times = [each.times for each in (prefill, decode) if each and each.times]
     numbers: dict[str, Any] = {"ttft_ms": first.get("ttft_ms"), "peak_gib": first.get("peak_gib")}
+    empty = replace(empty, throttle=tuple(dict.fromkeys(why for each in times for why in each.throttle)))
     if decode is None or decode.times is None:
         return replace(empty, **numbers)
-    measured, times = decode.figures, decode.times
+    measured, taken = decode.figures, decode.times
     numbers = {**{name: measured.get(name) for name in NUMBERS}, "ttft_ms": numbers["ttft_ms"]}
     numbers["peak_gib"] = max(
         (each["peak_gib"] for each in (measured, first) if "peak_gib" in each), default=None
     )
-    numbers["throttle"] = times.throttle
     numbers["roofline_percent"] = measured.get("roofline_percent", run.percent_of_ceiling(decode))
     whole = "wall_s" in first and "wall_s" in measured
     if whole:
         numbers["wall_s"] = first["wall_s"] + measured["wall_s"]
     if speed := measured.get("tokens_per_s"):
-        numbers["low"] = speed * times.median_ns / times.p80_ns
-        numbers["high"] = speed * times.median_ns / times.p20_ns
+        numbers["low"] = speed * taken.median_ns / taken.p80_ns
+        numbers["high"] = speed * taken.median_ns / taken.p20_ns
     method = decode.labels.get("method", "")
     return replace(empty, prefill_problem=problem_of(prefill), whole=whole, method=method, **numbers)
 
