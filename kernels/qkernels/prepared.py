@@ -182,7 +182,8 @@ def _matmul(
         if not (alike and decodes_as(x.format, *MULTIPLIES)):
             raise ValueError(f"x is {x.format.name} and w is {w.format.name}: quantize both to one of them")
         if not w.folded:
-            return product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)
+            gs = None if x.global_scale is None else x.global_scale.contiguous()
+            return product(ops.rows_of(x), w, gs, ops.row_unit(x.format), bias, dtype)
         x = fold_rows(x)
     if not w.folded:
         raise TypeError("folded activations multiply folded weights: prepare(w, 'w4a4')")

@@ -33,8 +33,9 @@ class PreparedLinear(nn.Module):
 
     output: a format that the result is quantized to (`prepared_matmul_quantized`); forward then gives a QTensor [...,
     N]. output_global_scale: its static encode scale, a buffer. With activation "w4a4" x may be a QTensor [..., K] that
-    is quantized and rotated as the weights are, as another layer's output is; y is then bf16. For folded weights it is
-    folded as `fold` does: without waiting, and rounded where a row's scales span more than 2^14.
+    is quantized (to nvfp4_token, too, of NVFP4) and rotated as the weights are, as another layer's output is; y is then
+    bf16. For folded weights it is folded as `fold` does: without waiting, and rounded where a row's scales span more
+    than 2^14.
     """
 
     input_global_scale: Tensor | None
@@ -128,7 +129,7 @@ class PreparedLinear(nn.Module):
             y: Tensor | QTensor = folded_product(elements, factor, fmt.gain, w, self.bias, out)
             return y
         rows = quantized_ops.fp4_decoded_rows(data, scale, fmt.name)
-        gs = None if x.global_scale is None else x.global_scale.reshape(-1, 1)
+        gs = None if x.global_scale is None else x.global_scale.reshape(-1, 1).contiguous()
         y = product(rows, w, gs, ops.row_unit(fmt), self.bias, out)
         return y
 

@@ -28,7 +28,8 @@ FOLDED = [
     (1, Few(2, 1, 4, 4)), (16, Few(2, 1, 4, 4)), (1, Few(2, 1, 4, 6)), (8, Few(2, 1, 2, 4, 2)),
     (16, Few(2, 1, 2, 4, 2)), (64, Few(2, 1, 2, 4)), (33, Few(1, 2, 2, 4)), (16, Few(1, 4, 2, 3)),
     (32, Few(1, 4, 2, 3)), (64, Few(1, 4, 2, 3)), (32, Few(2, 2, 2, 6)), (16, Few(2, 1, 2, 6, 1, 2)),
-    (32, Few(2, 1, 2, 4, 1, 2)), (8, Few(2, 1, 1, 8, 2, 2)), (16, Few(2, 1, 2, 4, 1, 4)), (16, Few(4, 1, 1, 8)),
+    (32, Few(2, 1, 2, 4, 1, 2)), (16, Few(2, 1, 2, 4, 2, 2)), (16, Few(2, 1, 2, 4, 1, 4)), (16, Few(4, 1, 1, 8)),
+    (32, Few(2, 1, 2, 6, 1, 2)), (32, Few(2, 1, 4, 4)),
 ]  # fmt: skip
 
 
@@ -36,8 +37,8 @@ def empty(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="cuda")
 
 
-def compiled(m: int, few: Few, result: Format | None, folded: bool) -> Any:
-    """The kernel as the launcher asks for it, with a bias."""
+def compiled(m: int, few: Few, result: Format | None, folded: bool, *, rows: bool = False) -> Any:
+    """The kernel as the launcher asks for it, with a bias. rows: x has a global scale for each row."""
     with recording("sm_90") as launches:
         gs = empty(1, dtype=torch.float32).view(()) if result and result.levels == 2 else None
         into = Quantized.empty(m, N, result, gs, torch.device("cuda")) if result else None
@@ -55,7 +56,9 @@ def compiled(m: int, few: Few, result: Format | None, folded: bool) -> Any:
         else:
             words = (empty(N // 16, K // 64, *each, dtype=torch.int32) for each in ((32, 4), (16,)))
             w = Fragments(*words, empty(1), 1.0, NVFP4, N, K, empty(1, dtype=torch.float32).view(()))
-            fp4_few_sm90(empty(m, K, dtype=torch.bfloat16), w, bias=bias, few=few, into=into)
+            x = empty(m, K, dtype=torch.bfloat16)
+            tops = empty(m, 1, dtype=torch.float32) if rows else None
+            fp4_few_sm90(x, w, x_global_scale=tops, bias=bias, few=few, into=into)
     (launch,) = launches
     asked = launch.compilation
     with compilable():
@@ -92,7 +95,7 @@ def test_few_rows_of_folded_operands(m: int, few: Few, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("result", [NVFP4, MXFP4], ids=lambda fmt: fmt.name)
-@pytest.mark.parametrize(("m", "few"), [FOLDED[1], FOLDED[5], FOLDED[9]], ids=str)
+@pytest.mark.parametrize(("m", "few"), [FOLDED[1], FOLDED[4], FOLDED[5], FOLDED[9]], ids=str)
 def test_few_rows_of_folded_operands_quantized(m: int, few: Few, result: Format, tmp_path: Path) -> None:
     judge(compiled(m, few, result, True), "QGMMA", few, 4, tmp_path)
 
@@ -101,3 +104,8 @@ def test_few_rows_of_folded_operands_quantized(m: int, few: Few, result: Format,
 def test_few_rows_of_sixteen_bits_where_no_warpgroups_share_depth(m: int, few: Few, tmp_path: Path) -> None:
     """Barriers of sums that nobody adds are none: their memory is used for something else."""
     judge(compiled(m, few, None, False), "HGMMA", few, 4, tmp_path)
+
+
+@pytest.mark.parametrize(("m", "few"), [(64, Few(1, 2, 4, 4)), (128, Few(2, 1, 2, 4))], ids=str)
+def test_few_rows_of_sixteen_bits_under_a_global_scale_each(m: int, few: Few, tmp_path: Path) -> None:
+    judge(compiled(m, few, None, False, rows=True), "HGMMA", few, 4, tmp_path)

@@ -33,14 +33,14 @@ def weights(n: int, k: int, fmt: str) -> Fragments:
 
 def check(
     m: int, n: int, k: int, plan: Few | None, fmt: str = "nvfp4", *, bias: bool = False, early: bool = True,
-    backwards: bool = False, processors: int = 3, scales: int = 0,
+    backwards: bool = False, processors: int = 3, scales: int = 0, least: int = -40,
 ) -> None:  # fmt: skip
-    """scales: of x, none, one for all (1), or one a row (2)."""
+    """scales: of x, none, one for all (1), or one a row (2), the smallest 1.37 * 2^least."""
     w = weights(n, k, fmt)
     x = torch.randn(m, k, generator=torch.Generator().manual_seed(2)).bfloat16().to(DEVICE)
     b = torch.randn(n, generator=torch.Generator().manual_seed(3)).bfloat16().to(DEVICE) if bias else None
     rows = (m, 1) if scales == 2 else (1,)
-    tops = 1.37 * torch.exp2(torch.arange(float(m if scales == 2 else 1)) % 80 - 40).to(DEVICE).view(rows)
+    tops = 1.37 * torch.exp2(torch.arange(float(m if scales == 2 else 1)) % 80 + least).to(DEVICE).view(rows)
     threads: Any = nullcontext() if DEVICE == "cuda" else on_threads(w, processors, backwards)
     with threads as counters:
         out = fp4_few_sm90(x, w, x_global_scale=tops if scales else None, bias=b, few=plan, early=early,
@@ -51,6 +51,11 @@ def check(
     expected = x.double() @ values.T + (0 if b is None else b.double())
     size = x.double().abs() @ values.abs().T
     assert within(out, expected, gemm_error(expected, size, k)) is None
+
+
+@pytest.mark.parametrize("scales", [1, 2])
+def test_large_rows_of_x_do_not_overflow_before_they_are_divided_by_the_scale_of_w(scales: int) -> None:
+    check(3, 136, 768, Few(2, 1, 2, 4), scales=scales, least=-118)
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])

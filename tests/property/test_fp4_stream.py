@@ -153,9 +153,10 @@ def test_each_row_has_its_global_scale(m: int, fmt: Format) -> None:
             assert judge(out, x.double() / tops.double(), w, bias) is None
 
 
-def test_the_product_of_both_global_scales_may_leave_fp32() -> None:
-    x, tops = normal(3, 96).bfloat16() * 1000, torch.tensor([[3e19], [2e-20], [1.0]], device=DEVICE)
-    for of_w in (5e19, 3e-19):
+def test_the_product_of_both_global_scales_may_leave_fp32_and_sums_over_that_of_x_alone() -> None:
+    x = normal(3, 96).bfloat16() * 1000
+    for of_w, of_x in ((5e19, 2e-20), (3e-19, 2e-20), (3e4, 2e-33)):
+        tops = torch.tensor([[3e19], [of_x], [1.0]], device=DEVICE)
         w = dataclasses.replace(
             quantize(normal(33, 96, 1), NVFP4), global_scale=torch.tensor(of_w, device=DEVICE)
         )

@@ -151,6 +151,16 @@ def test_weights_that_do_not_fold_become_fragments_and_say_why() -> None:
     assert off(prepared_matmul(x, p, out_dtype=torch.float32), reference.matmul(x, w)) <= 1
 
 
+def test_every_second_row_of_activations_with_a_global_scale_each() -> None:
+    q, p = quantize_exactly(normal(6, 64), NVFP4_TOKEN), prepare(weight(16, 64, NVFP4))
+    assert q.global_scale is not None
+    some = QTensor(q.data[::2], q.scale[::2], q.format, (3, 64), q.global_scale[::2])
+    expected = prepared_matmul(q, p)[::2]
+    assert torch.equal(prepared_matmul(some, p), expected)
+    layer = PreparedLinear(LinearNVFP4.from_linear(linear(64, 16)))
+    assert torch.equal(layer(some), layer(q)[::2])
+
+
 def test_small_blocks_of_a_row_are_rounded_and_a_block_of_nan_stays() -> None:
     x = torch.ones(3, 64)
     x[:, 32:] = 2.0**-20

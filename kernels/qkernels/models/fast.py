@@ -111,7 +111,11 @@ class FastLinear(PreparedLinear):
 
 
 class TokenLinear(FastLinear):
-    """NVFP4 by NVFP4 with one global scale a token, which the product's kernel divides out of its fp32 sums."""
+    """NVFP4 by NVFP4 with one global scale a token, which the product divides out of its fp32 sums.
+
+    One kernel of fragments up to 64 rows, and on Hopper for more where x is bf16 and N a multiple of 8; otherwise more
+    rows multiply unpacked weights (prepared_product).
+    """
 
     def forward(self, x: Tensor | QTensor) -> Tensor:
         if isinstance(x, QTensor):

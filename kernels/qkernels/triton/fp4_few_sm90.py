@@ -218,18 +218,18 @@ def multiply(
                     MMA,
                 )
             if complete:
-                # one after the other: the product of two global scales may leave the numbers where the result does not
+                # one after the other, w's first: both together, or sums over x's alone, may leave the numbers
                 HELD: gl.constexpr = sums.type.layout
                 if FOLDED:
                     if BM > 32:
                         x_factor = line(factors[0], 0, m, sums, 0)
                     result = scaled(sums, w_factor, x_factor, None)
                 elif row_gs_ptr is None:
-                    result = sums * unit * x_gain * gain
+                    result = sums * unit * gain * x_gain
                 else:  # from memory to each thread that needs them: stages leave little shared memory
                     of_x = gl.arange(0, BM, gl.SliceLayout(0, HELD))
                     x_gains = reciprocal(gl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))
-                    result = sums * unit * x_gains.expand_dims(0) * gain
+                    result = sums * unit * gain * x_gains.expand_dims(0)
                 columns = (item * WR + RPART) * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, HELD))
                 rows = gl.arange(0, BM, gl.SliceLayout(0, HELD))
                 if bias_ptr is not None:

@@ -164,14 +164,14 @@ def finish(sums, row, column, m, n, parameters, WARPS: gl.constexpr):
 def finished(sums, row_gain, column, n, parameters):
     """The same with what `row_gains` gave (or None)."""
     unit, x_gs_ptr, _, gs_ptr, bias_ptr = parameters
-    # one after the other: the product of two global scales may leave the numbers where the result does not
+    # one after the other, w's first: both together, or sums over x's alone, may leave the numbers
     result = sums * unit
+    if gs_ptr is not None:
+        result *= reciprocal(gl.load(gs_ptr))
     if x_gs_ptr is not None:
         result *= reciprocal(gl.load(x_gs_ptr))
     if row_gain is not None:
         result *= gl.convert_layout(row_gain, gl.SliceLayout(0, sums.type.layout)).expand_dims(0)
-    if gs_ptr is not None:
-        result *= reciprocal(gl.load(gs_ptr))
     if bias_ptr is not None:
         columns = column + gl.arange(0, sums.shape[0], gl.SliceLayout(1, sums.type.layout))
         bias = gl.load(bias_ptr + columns, mask=columns < n, other=0.0)

@@ -210,14 +210,14 @@ def fp4_stream_kernel(
             b = tl.reshape(tl.permute(b, (4, 0, 6, 1, 2, 7, 3, 5)), (WARPS, 64, MT * 8))
             sums = tl.dot(a, b, sums)
     total = tl.sum(tl.reshape(sums, (WK, WR * RT * 16, 8 * MT)), 0) * unit
-    # one after the other: the product of two global scales may leave the numbers where the result does not
+    # one after the other, w's first: both together, or sums over x's alone, may leave the numbers
+    if gs_ptr is not None:
+        total *= tl.div_rn(1.0, tl.load(gs_ptr))
     if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
     if row_gs_ptr is not None:
         of_x = tl.arange(0, MT * 8)
         total *= tl.div_rn(1.0, tl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))[None, :]
-    if gs_ptr is not None:
-        total *= tl.div_rn(1.0, tl.load(gs_ptr))
     out_columns, out_rows = program * WR * RT * 16 + tl.arange(0, WR * RT * 16), tl.arange(0, MT * 8)
     if bias_ptr is not None:
         total += tl.load(bias_ptr + out_columns, mask=out_columns < n, other=0.0).to(tl.float32)[:, None]

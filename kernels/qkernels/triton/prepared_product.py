@@ -45,7 +45,7 @@ def product(
         return fp4_gemm_sm90(aligned(x), w, x_global_scale=x_global_scale, bias=bias)
     one_or_rows(x_global_scale, x)
     y = torch.mm(x, fp4_unpack(w, x.dtype).T, out_dtype=torch.float32) * w.unit
-    for gs in (x_global_scale, w.global_scale):
+    for gs in (w.global_scale, x_global_scale):  # in this order, as in the kernels
         if gs is not None:
             y /= gs
     return (y if bias is None else y + bias).to(out_dtype)

@@ -85,9 +85,21 @@ MUTANTS = (
     ),
     _f(
         "few-row-scales-twice",
-        "x_gains.expand_dims(0) * gain",
-        "x_gains.expand_dims(0) * x_gains.expand_dims(0) * gain",
+        "gain * x_gains.expand_dims(0)",
+        "gain * x_gains.expand_dims(0) * x_gains.expand_dims(0)",
         "the product is divided by the rows' global scales twice",
+    ),
+    _f(
+        "few-scale-of-x-first",
+        "sums * unit * gain * x_gain\n",
+        "sums * unit * x_gain * gain\n",
+        "large x overflows on the way, divided by its global scale before that of w",
+    ),
+    _f(
+        "few-row-scales-first",
+        "sums * unit * gain * x_gains.expand_dims(0)",
+        "sums * unit * x_gains.expand_dims(0) * gain",
+        "large rows of x overflow on the way, divided by their global scales before that of w",
     ),
     _f(
         "few-row-scales-of-the-first",

@@ -206,7 +206,7 @@ MUTANTS = (
     ),
     _c(
         "choice-global-scale-of-x-alone",
-        "for gs in (x_global_scale, w.global_scale):",
+        "for gs in (w.global_scale, x_global_scale):",
         "for gs in (x_global_scale,):",
         "products of unpacked weights ignore their global scale",
         "prepared-product",

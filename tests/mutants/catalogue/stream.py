@@ -10,13 +10,14 @@ _s = partial(Mutant, file="qkernels/triton/fp4_stream.py")
 _u = partial(Mutant, file="qkernels/triton/fp4_unpack.py")
 _r = partial(Mutant, file="qkernels/triton/fp4_decode_rows.py")
 _v = partial(Mutant, file="qkernels/triton/nvfp4_rounded.py", check="rounded")
-_ALPHAS = """    if x_gs_ptr is not None:
+_OF_W = """    if gs_ptr is not None:
+        total *= tl.div_rn(1.0, tl.load(gs_ptr))
+"""
+_OF_X = """    if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr))
     if row_gs_ptr is not None:
         of_x = tl.arange(0, MT * 8)
         total *= tl.div_rn(1.0, tl.load(row_gs_ptr + of_x, mask=of_x < m, other=1.0))[None, :]
-    if gs_ptr is not None:
-        total *= tl.div_rn(1.0, tl.load(gs_ptr))
 """
 _TOGETHER = """    if x_gs_ptr is not None:
         total *= tl.div_rn(1.0, tl.load(x_gs_ptr) * tl.load(gs_ptr))
@@ -114,23 +115,30 @@ MUTANTS = (
     ),
     _s(
         "stream-global-scale-multiplies",
-        _ALPHAS,
-        _ALPHAS.replace("tl.div_rn(1.0, tl.load(gs_ptr))", "tl.load(gs_ptr)"),
+        _OF_W,
+        _OF_W.replace("tl.div_rn(1.0, tl.load(gs_ptr))", "tl.load(gs_ptr)"),
         "the global scale of the weights multiplies instead of dividing",
         "stream",
     ),
     _s(
         "stream-global-scale-of-x-forgotten",
-        _ALPHAS,
-        _ALPHAS.replace("tl.div_rn(1.0, tl.load(x_gs_ptr))", "1.0"),
+        _OF_X,
+        _OF_X.replace("tl.div_rn(1.0, tl.load(x_gs_ptr))", "1.0"),
         "the product is not divided by the global scale of x",
         "stream-scales",
     ),
     _s(
         "stream-global-scales-in-one",
-        _ALPHAS,
+        _OF_W + _OF_X,
         _TOGETHER,
         "the product of both global scales leaves fp32 where the result does not",
+        "stream-scales",
+    ),
+    _s(
+        "stream-global-scale-of-x-first",
+        _OF_W + _OF_X,
+        _OF_X + _OF_W,
+        "large rows of x overflow on the way, divided by their global scales before that of w",
         "stream-scales",
     ),
     _s(
