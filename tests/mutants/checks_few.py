@@ -25,6 +25,7 @@ def few_parts() -> None:
     test_fp4_few_parts.check(9, 70, 512, Few(2, 1, 1, 2, 1, 2), "mxfp4")
     for scales, plan in ((1, Few(2, 1, 1, 2)), (2, Few(1, 2, 1, 3)), (2, Few(2, 1, 1, 2, 1, 2))):
         test_fp4_few_parts.check(9, 70, 256, plan, bias=True, scales=scales)
+        test_fp4_few_parts.check(3, 70, 256, plan, scales=scales, least=-118)
 
 
 def few_folded() -> None:

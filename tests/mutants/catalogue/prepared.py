@@ -13,7 +13,7 @@ _c = partial(Mutant, file="qkernels/triton/prepared_product.py")
 _few = partial(Mutant, file="qkernels/triton/fp4_few_plan.py")
 _k = partial(Mutant, file="qkernels/triton/stream_k.py")
 _plan = partial(Mutant, file="qkernels/triton/stream_plan.py")
-_ROWS = "product(ops.rows_of(x), w, x.global_scale, ops.row_unit(x.format), bias, dtype)"
+_ROWS = "product(ops.rows_of(x), w, gs, ops.row_unit(x.format), bias, dtype)"
 _LAST = "            y = y / gs\n    return round_to(y if bias is None else y + bias, out_dtype)\n"
 _DIVIDED = "            y = y / gs\n"
 
@@ -29,7 +29,7 @@ MUTANTS = (
     _p(
         "prepared-global-scale-of-x-lost",
         _ROWS,
-        _ROWS.replace("x.global_scale", "None"),
+        _ROWS.replace("gs", "None"),
         "the product is not divided by the global scale of x",
         "prepared",
     ),
