@@ -62,7 +62,7 @@ from triton.language.extra.cuda import gdc_wait
 from qkernels.triton.early import after_previous
 from qkernels.triton.fp4_few_parts import all_parts, descriptors, fetch_weights, fetch_x, own_part
 from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
-from qkernels.triton.fp4_fragments import COLUMNS, Fragments
+from qkernels.triton.fp4_fragments import COLUMNS, Fragments, checked_rows
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, reinterpret
 from qkernels.triton.mxfp4_operand_sm90 import decoded, keep, scaled
@@ -357,7 +357,7 @@ def fp4_few_sm90(
     x is bf16 or fp16 (NVFP4 only), M <= 128. Rows that are not 16 bytes apart and aligned, and those of K that is no
     multiple of 64, are copied first. Raises ValueError or TypeError otherwise.
     """
-    m = _check(x, w)
+    m, _ = checked_rows(x, w, MAX_ROWS)
     out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device) if into is None else into.codes
     if not out.numel():
         return out
@@ -408,17 +408,3 @@ def launch(
             REGISTERS=registers, EARLY=early, RULE=rule_of(into), PIECE=piece, num_warps=4, launch_pdl=early,
             maxnreg=80 if few.resident == 2 else None, enable_fp_fusion=into is None,
         )  # fmt: skip
-
-
-def _check(x: Tensor, w: Fragments) -> int:
-    if x.dtype not in (torch.bfloat16, torch.float16):
-        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
-    if x.dtype == torch.float16 and w.format.scale == "e8m0":
-        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
-    if x.ndim != 2 or x.shape[1] != w.k:
-        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
-    if x.shape[0] > MAX_ROWS:
-        raise ValueError(f"M = {x.shape[0]}; this kernel takes up to {MAX_ROWS} rows")
-    if x.shape[1] > 1 and x.stride(1) != 1:
-        raise ValueError(f"x has stride {x.stride(1)} in its last dimension; call .contiguous() first")
-    return x.shape[0]

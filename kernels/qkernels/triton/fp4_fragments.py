@@ -66,6 +66,21 @@ class Fragments:
         return 4 * (self.data.numel() + self.scale.numel())
 
 
+def checked_rows(x: Tensor, w: Fragments, most: int | None = None) -> tuple[int, int]:
+    """(M, K) of x, if kernels (for up to `most` rows) multiply w by it. Raises TypeError or ValueError otherwise."""
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
+    if x.dtype == torch.float16 and w.format.scale == "e8m0":
+        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
+    if x.ndim != 2 or x.shape[1] != w.k:
+        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
+    if most is not None and x.shape[0] > most:
+        raise ValueError(f"M = {x.shape[0]}; this kernel takes up to {most} rows")
+    if x.shape[1] > 1 and x.stride(1) != 1:
+        raise ValueError(f"x has stride {x.stride(1)} in its last dimension; call .contiguous() first")
+    return x.shape[0], x.shape[1]
+
+
 def fragments(w: QTensor) -> Fragments:
     """w [N, K] in NVFP4 or MXFP4 (or a format whose bytes mean the same) as fragments, on w's device.
 

@@ -63,7 +63,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.language.extra.cuda import gdc_wait
 
 from qkernels.triton.early import after_previous
-from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments
+from qkernels.triton.fp4_fragments import COLUMNS, ROWS, Fragments, checked_rows
 from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
 from qkernels.triton.gluon_names import barrier, tma_load
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
@@ -312,19 +312,14 @@ def fp4_gemm_sm90(
     x is bf16 or fp16 (NVFP4 only), M > 0, its rows 16 bytes apart and aligned, N a multiple of 8. Raises ValueError
     or TypeError otherwise.
     """
+    m, _ = checked_rows(x, w)
     half = x.dtype == torch.float16
-    if x.dtype not in (torch.bfloat16, torch.float16):
-        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
-    if half and w.format.scale == "e8m0":
-        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
-    if x.ndim != 2 or x.shape[1] != w.k:
-        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
     if x.stride(1) != 1 or x.stride(0) % 8 or x.data_ptr() % 16 or w.n % 8:
         raise ValueError(
             f"x has strides {x.stride()} and begins {x.data_ptr() % 16} bytes off, N is {w.n}: TMA needs rows of x and "
             "of the output that begin at multiples of 16 bytes; use x.contiguous().clone(), and N in multiples of 8"
         )
-    m, (all_tiles, chunks) = x.shape[0], w.data.shape[:2]
+    all_tiles, chunks = w.data.shape[:2]
     require_hopper(x.device)
     out = torch.empty((m, w.n), dtype=x.dtype, device=x.device) if into is None else into.codes
     steps = (chunks + 1) // 2

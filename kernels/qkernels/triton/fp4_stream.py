@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 
 import qbench
-from qkernels.triton.fp4_fragments import FIELDS, Fragments
+from qkernels.triton.fp4_fragments import FIELDS, Fragments, checked_rows
 from qkernels.triton.x_scales import one_or_rows
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def fp4_stream(
     x_global_scale: of x, if that was NVFP4 (fp4_decode_rows), one or one a row [M, 1]; the product is divided by it.
     x is bf16 or fp16 (NVFP4 only), its rows may be strided, M <= 64. Raises ValueError or TypeError otherwise.
     """
-    m, k = _check(x, w)
+    m, k = checked_rows(x, w, MAX_ROWS)
     out = torch.empty((m, w.n), dtype=out_dtype or x.dtype, device=x.device)
     if not out.numel():
         return out
@@ -277,20 +277,6 @@ def fp4_stream(
             MT=triton.next_power_of_2(triton.cdiv(m, 8)), WK=d.wk, WR=d.wr, RT=d.rt, D=d.ahead, num_warps=d.wk * d.wr,
         )  # fmt: skip
     return out
-
-
-def _check(x: Tensor, w: Fragments) -> tuple[int, int]:
-    if x.dtype not in (torch.bfloat16, torch.float16):
-        raise TypeError(f"x is {x.dtype}; use bfloat16 or float16")
-    if x.dtype == torch.float16 and w.format.scale == "e8m0":
-        raise TypeError("MXFP4's scales leave the range of float16; use bfloat16")
-    if x.ndim != 2 or x.shape[1] != w.k:
-        raise ValueError(f"x {list(x.shape)} must be [M, {w.k}], for w is [{w.n}, {w.k}]")
-    if x.shape[0] > MAX_ROWS:
-        raise ValueError(f"M = {x.shape[0]}; this kernel takes up to {MAX_ROWS} rows")
-    if x.shape[1] > 1 and x.stride(1) != 1:
-        raise ValueError(f"x has stride {x.stride(1)} in its last dimension; call .contiguous() first")
-    return x.shape[0], x.shape[1]
 
 
 def _decoded(low: int, dtype: str) -> Callable[..., Any]:
