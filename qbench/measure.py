@@ -142,31 +142,31 @@ class Bench:
 
         What a trial builds and compiles before it is timed takes long: others may do that meanwhile.
         """
-        if case.op.trial:
-            with sharing(self.device, self.say), _memory_named(case, self):
-                trial = self._trial(case)
-                assert trial is not None
-                trial.check()
-            with turn(self.device, self.say), _memory_named(case, self):
-                return trial.measure()
+        with (sharing if case.op.trial else turn)(self.device, self.say), _memory_named(case, self):
+            trial = self._trial(case)
+            if trial is None:
+                return self._timed(case)
+            trial.check()
         with turn(self.device, self.say), _memory_named(case, self):
-            self._trial(case)  # none, but what another left is let go
-            run = self._checked(case)
-            right = clone(run.output)  # a provider may hand out the same buffer again
-            if self.timer is None:
-                timed = time_wall(run.thunk, self.policy)
-            else:
-                size = nbytes(run.inputs) + nbytes(run.output)
-                chosen = plan(size, self.timer.estimate_ns(run.thunk), self.timer.l2, self.policy)
-                copies = [clone(run.pristine) for _ in range(chosen.copies - 1)]
-                thunks = [run.thunk, *(case.provider(*each) for each in copies)]
-                timed = self.timer.time(thunks, chosen, storages((run.inputs, copies)))
-            for each in timed.outputs:
-                if not same_bits(each, right):
-                    verify(case, each, run.pristine)
-            if timed.method != "graph":  # its outputs were poisoned before the last burst
-                _check_poisoned(case, run)
-            _check_operands(case, run)
+            return trial.measure()
+
+    def _timed(self, case: Case) -> Measured:
+        run = self._checked(case)
+        right = clone(run.output)  # a provider may hand out the same buffer again
+        if self.timer is None:
+            timed = time_wall(run.thunk, self.policy)
+        else:
+            size = nbytes(run.inputs) + nbytes(run.output)
+            chosen = plan(size, self.timer.estimate_ns(run.thunk), self.timer.l2, self.policy)
+            copies = [clone(run.pristine) for _ in range(chosen.copies - 1)]
+            thunks = [run.thunk, *(case.provider(*each) for each in copies)]
+            timed = self.timer.time(thunks, chosen, storages((run.inputs, copies)))
+        for each in timed.outputs:
+            if not same_bits(each, right):
+                verify(case, each, run.pristine)
+        if timed.method != "graph":  # its outputs were poisoned before the last burst
+            _check_poisoned(case, run)
+        _check_operands(case, run)
         self._release()
         return Measured(times_of(timed), timed.samples.ns)
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 _REMINDER_S = 30  # less than what a process waits for that looks after another (gate/side.py)
-
-
 _held: dict[Path, bool] = {}  # files this process has locked, and whether for a turn
 
 
@@ -112,15 +110,12 @@ def _take(handle: int, path: Path, say: Say, alone: bool) -> None:
     kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     steps = [(handle, kind)] if queue is None else [(queue, fcntl.LOCK_EX), (handle, kind)]
     try:
-        while steps:
-            with suppress(BlockingIOError):
-                fcntl.flock(steps[0][0], steps[0][1] | fcntl.LOCK_NB)
-                steps.pop(0)
-                continue
-            with _saying(f"qbench waits: another session uses this GPU ({path})", say):
-                for each, how in steps:
-                    fcntl.flock(each, how)
-            return
+        for each, how in steps:
+            fcntl.flock(each, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with _saying(f"qbench waits: another session uses this GPU ({path})", say):
+            for each, how in steps:  # what is locked already stays so
+                fcntl.flock(each, how)
     finally:
         if queue is not None:
             fcntl.flock(queue, fcntl.LOCK_UN)

@@ -217,10 +217,8 @@ class ModelTrial:
         if monitor:
             monitor.recover(policy.recover_s)
         before = monitor.clock_mhz() if monitor else 0
-        on_gpu = self.bench.device.type == "cuda"
-        with undisturbed(
-            1 if on_gpu else torch.get_num_threads()
-        ) as disturbed:  # the host's clock, on a GPU too
+        threads = 1 if monitor else torch.get_num_threads()  # of the host, whose clock it is on a GPU, too
+        with undisturbed(threads) as disturbed:
             samples = until_converged(self._round, once, policy)
         after = monitor.clock_mhz() if monitor else 0
         throttle = (*(monitor.throttle_reasons() if monitor else ()), *disturbed)

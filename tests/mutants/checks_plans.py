@@ -64,23 +64,23 @@ def plans() -> None:
 
 def prepared_product() -> None:
     """On a GPU before Hopper: few rows by one kernel, more by unpacking and a product in fp32; rows for TMA."""
-    for m, name, dtype in (
-        (64, "nvfp4", torch.float16),
-        (65, "nvfp4", torch.float16),
-        (66, "mxfp4", torch.bfloat16),
+    for m, name, dtype, top in (
+        (64, "nvfp4", torch.float16, torch.tensor(3.0)),
+        (65, "nvfp4", torch.float16, torch.arange(3.0, 68.0)[:, None]),
+        (65, "nvfp4", torch.bfloat16, torch.tensor(4e-36)),  # fp32 does not hold the sums over it alone
+        (66, "mxfp4", torch.bfloat16, None),
     ):
         x, w, bias = (
             normal(m, 96, dtype),
             quantize(normal(24, 96, seed=1), name),
             normal(1, 24, seed=2)[0] * 9,
         )
-        gs = None if name == "mxfp4" else torch.tensor(3.0) if m == 64 else torch.arange(3.0, 68.0)[:, None]
         with (
             patch.object(torch.cuda, "get_device_capability", lambda device: (8, 0)),
             patch.object(torch, "mm", _mm),
         ):
-            out = product(x, fragments(w), gs, bias, dtype)
-        divided = x.double() / (1.0 if gs is None else gs.double())
+            out = product(x, fragments(w), top, bias, dtype)
+        divided = x.double() / (1.0 if top is None else top.double())
         wanted = reference.matmul(divided, w, bias=bias)
         wrong = within(out, wanted, gemm_error(wanted, reference.magnitude(divided, w), 96))
         assert out.dtype == dtype and wrong is None, f"{m} rows by {name}: {out.dtype}, {wrong}"

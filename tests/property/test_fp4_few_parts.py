@@ -53,6 +53,18 @@ def check(
     assert within(out, expected, gemm_error(expected, size, k)) is None
 
 
+def test_rows_that_do_not_lie_as_tma_reads_them() -> None:
+    """An odd start, and a K that ends within a unit."""
+    w, rows = weights(70, 272, "nvfp4"), torch.randn(3, 272).bfloat16().to(DEVICE)
+    apart = torch.full((6, 300), torch.nan, dtype=torch.bfloat16, device=DEVICE)[::2, 3:275].copy_(rows)
+    found = []
+    for x in (rows, apart):
+        threads: Any = nullcontext() if DEVICE == "cuda" else on_threads(w, 3, False)
+        with threads:
+            found.append(fp4_few_sm90(x, w))
+    assert torch.equal(*found) and not found[0].isnan().any()
+
+
 @pytest.mark.parametrize("scales", [1, 2])
 def test_large_rows_of_x_do_not_overflow_before_they_are_divided_by_the_scale_of_w(scales: int) -> None:
     check(3, 136, 768, Few(2, 1, 2, 4), scales=scales, least=-118)

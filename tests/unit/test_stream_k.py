@@ -223,15 +223,18 @@ def test_a_tile_in_quarters_is_finished_as_a_whole_one(m: int, n: int, scales: i
 
 
 def check_finished(m: int, n: int, scales: int) -> None:
+    """Also sums that x's scale alone would take beyond the numbers (float64's, here), and w's brings back."""
     generator = np.random.default_rng(m)
-    y, bias, of_w = generator.standard_normal((m, n)), generator.standard_normal(n), np.full(1, 3e4)
+    y, bias = generator.standard_normal((m, n)), generator.standard_normal(n)
     tops = 1.37 * 2.0 ** generator.integers(-40, 40, m if scales == 2 else 1)
-    one, rows = tops if scales == 1 else None, tops if scales == 2 else None
-    wanted = y * 0.25 / (tops[:, None] if scales else 1.0) / of_w + bias
-    for shape, some in zip(SHAPES, (16, 8), strict=True):
-        for whole in (True, False):
-            found = finished(y, shape.rows, some, whole, 0.25, one, rows, of_w, bias)
-            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-300)
+    for size, less in ((1.0, 1.0), (1e270, 1e60)):
+        one, rows = tops / less if scales == 1 else None, tops / less if scales == 2 else None
+        of_w = np.full(1, 3e4 * less)
+        wanted = size * y * 0.25 / of_w / (tops[:, None] / less if scales else 1.0) + bias
+        for shape, some in zip(SHAPES, (16, 8), strict=True):
+            for whole in (True, False):
+                found = finished(size * y, shape.rows, some, whole, 0.25, one, rows, of_w, bias)
+                np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-300)
 
 
 @given(across=st.integers(1, 40), down=st.integers(1, 20))

@@ -8,8 +8,10 @@ nothing else to do. In shared memory, tiles by parts lie as tiles do (`Fragments
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
@@ -73,16 +75,40 @@ def all_parts(sums, P: gl.constexpr):
         return gl.sum(sums.reshape([4 // P, P, 16, BM]), 1).reshape([64 // P, BM])
 
 
+@lru_cache
+def few_tiles(bits: int) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Layouts in shared memory, by rank, of x, whose elements have so many bits, and of words of w and its scales."""
+    made = [
+        {
+            rank: gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=rank)
+            for rank in (2, 3, 4)
+        }
+        for swizzle, bits in ((128, bits), (0, 32))
+    ]
+    return made[0], made[1]
+
+
+def in_whole_units(x: Tensor, k: int) -> Tensor:
+    """x padded to K = k with zeros, or as it is where TMA can read that."""
+    m, size = x.shape[0], x.element_size()
+    apart = m == 1 or x.stride(0) * size % 16 == 0
+    if x.shape[1] == k and x.stride(1) == 1 and x.data_ptr() % 16 == 0 and apart:
+        return x
+    whole = torch.zeros((m, k * size), dtype=torch.uint8, device=x.device)
+    whole[:, : x.shape[1] * size] = x.view(torch.uint8)
+    return whole.view(x.dtype)
+
+
 def descriptors(
     x: Tensor, data: Tensor, scale: Tensor, few: Few, bm: int, swizzled: dict[int, Any], raw: dict[int, Any]
 ) -> tuple[TensorDescriptor, TensorDescriptor, TensorDescriptor]:
-    """What a stage copies of x [M, whole units of K], w and its scales, words [tiles, chunks, of a unit].
+    """What a stage copies of x [M, K], w and its scales, words [tiles, chunks, of a unit].
 
     swizzled, raw: layouts in shared memory, of x and of the others, by rank.
     """
     tiles, chunks, codes = data.shape
     columns = codes // 2  # 16 rows of a unit, eight codes a word
-    m, p = x.shape[0], few.parts
+    x, m, p = in_whole_units(x, chunks * columns), x.shape[0], few.parts
     stride = x.stride(0) if m > 1 else chunks * columns
     words, box = scale.shape[2], TILES * few.wr // p
     if p == 1:

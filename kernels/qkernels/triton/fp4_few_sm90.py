@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,10 +60,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_wait
 
 from qkernels.triton.early import after_previous
-from qkernels.triton.fp4_few_parts import all_parts, descriptors, fetch_weights, fetch_x, own_part
+from qkernels.triton.fp4_few_parts import all_parts, descriptors, fetch_weights, fetch_x, few_tiles, own_part
 from qkernels.triton.fp4_few_plan import TILES, Few, choose, combine, share, steps_of
-from qkernels.triton.fp4_fragments import COLUMNS, Fragments, checked_rows
-from qkernels.triton.fp4_operand_sm90 import decode, layouts, reciprocal
+from qkernels.triton.fp4_fragments import Fragments, checked_rows
+from qkernels.triton.fp4_operand_sm90 import decode, reciprocal, unit_layouts
 from qkernels.triton.gluon_names import barrier, reinterpret
 from qkernels.triton.mxfp4_operand_sm90 import decoded, keep, scaled
 from qkernels.triton.quantized_result import Quantized, rule_of, written_to
@@ -320,31 +320,6 @@ def fp4_few_sm90_kernel(
         ], [4, 4, 4, 1], [REGISTERS, REGISTERS, REGISTERS, 24])  # fmt: skip
 
 
-@lru_cache
-def few_layouts(u: int, bm: int) -> tuple[tuple[object, ...], object]:
-    """`L` and `MMA` of the kernel: those of fp4_gemm_sm90 for a warpgroup, but units lie in three dimensions."""
-    held, mma = layouts(TILES, u, bm, 4)
-    lanes = [[0, 0, 1 << bit] for bit in range(2, 7)]
-    words = gl.DistributedLinearLayout(
-        reg_bases=[[0, 0, 1], [0, 0, 2]], lane_bases=lanes, warp_bases=[[1, 0, 0], [2, 0, 0]], block_bases=[],
-        shape=[TILES, 1, 128],
-    )  # fmt: skip
-    return (held[0], words, *held[2:]), mma
-
-
-@lru_cache
-def few_tiles(bits: int) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Layouts in shared memory, by rank, of x, whose elements have so many bits, and of words of w and its scales."""
-    made = [
-        {
-            rank: gl.NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=rank)
-            for rank in (2, 3, 4)
-        }
-        for swizzle, bits in ((128, bits), (0, 32))
-    ]
-    return made[0], made[1]
-
-
 def fp4_few_sm90(
     x: Tensor, w: Fragments, *, x_global_scale: Tensor | None = None, bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None, few: Few | None = None, early: bool = True, into: Quantized | None = None,
@@ -363,15 +338,12 @@ def fp4_few_sm90(
         return out
     require_hopper(x.device)
     tiles, chunks = w.data.shape[:2]
-    if w.k % COLUMNS or x.data_ptr() % 16 or (m > 1 and x.stride(0) % 8):
-        x = torch.nn.functional.pad(x, (0, chunks * COLUMNS - w.k)).contiguous()
-        x = x.clone() if x.data_ptr() % 16 else x
     u, half = 2 if w.format.block == 16 else 1, x.dtype == torch.float16
     few = few or choose(m, tiles, chunks, processors(x.device), whole=into is not None)
     scales = (w.base, *one_or_rows(x_global_scale, x), w.global_scale, None, None)
     launch(
-        few, x, (w.data.view(tiles, chunks, 128), w.scale), out, into, scales, bias, w.unit, partial(few_layouts, u),
-        early, STEP=128 if half or w.format.scale == "e8m0" else 16, U=u,
+        few, x, (w.data.view(tiles, chunks, 128), w.scale), out, into, scales, bias, w.unit,
+        partial(unit_layouts, TILES, u), early, STEP=128 if half or w.format.scale == "e8m0" else 16, U=u,
     )  # fmt: skip
     return out
 
@@ -380,7 +352,7 @@ def launch(
     few: Few, x: Tensor, w: tuple[Tensor, Tensor], out: Tensor, into: Quantized | None, scales: Sequence[Tensor | None],
     bias: Tensor | None, unit: float, layouts: Callable[[int], tuple[Any, Any]], early: bool, **constants: int,
 ) -> None:  # fmt: skip
-    """The kernel for x [M, whole units of K] and w, words of codes and of scales [tiles, chunks, of a unit].
+    """The kernel for x [M, K] and w, words of codes and of scales [tiles, chunks, of a unit].
 
     out [M, N]: where the result goes, or its codes where it is quantized. scales: of the kernel, from base_ptr on.
     layouts: `L` and `MMA` for so many columns of x.

@@ -96,3 +96,12 @@ def layouts(t: int, u: int, bm: int, warps: int) -> tuple[tuple[object, ...], ob
     step = gl.DistributedLinearLayout([[1]] if u == 2 else [[1], [2]], [[0]] * 5, still, [], [4 // u])
     mma = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[warps, 1], instr_shape=[16, bm, 16])
     return (t, words, scales, codes, factors, step, gl.DotOperandLayout(0, mma, 2)), mma
+
+
+@lru_cache
+def unit_layouts(t: int, u: int, bm: int) -> tuple[tuple[object, ...], object]:
+    """The same for a warpgroup's single unit of each of t (4) tiles, whose words lie in three dimensions."""
+    held, mma = layouts(t, u, bm, 4)
+    lanes = [[0, 0, 1 << bit] for bit in range(2, 7)]
+    words = gl.DistributedLinearLayout([[0, 0, 1], [0, 0, 2]], lanes, [[1, 0, 0], [2, 0, 0]], [], [t, 1, 128])
+    return (held[0], words, *held[2:]), mma

@@ -48,7 +48,7 @@ import torch
 from qkernels.triton.fp4_few_plan import TILES, Few
 from qkernels.triton.fp4_few_sm90 import launch
 from qkernels.triton.mxfp4_few_plan import MAX_ROWS, choose
-from qkernels.triton.mxfp4_folded import COLUMNS, FoldedRows, FoldedWeights
+from qkernels.triton.mxfp4_folded import FoldedRows, FoldedWeights
 from qkernels.triton.mxfp4_operand_sm90 import unit_layouts
 from qkernels.triton.quantized_result import Quantized
 from qkernels.triton.workspaces import processors, require_hopper
@@ -84,17 +84,7 @@ def mxfp4_few_sm90(
     units = w.codes.view(torch.int32), w.spread.view(torch.int32)
     scales = (None, None, None, None, x.factor, w.factor)
     launch(
-        few, _in_whole_units(elements, chunks * COLUMNS), units, out, into, scales, bias, 1.0 / (x.gain * w.gain),
+        few, elements, units, out, into, scales, bias, 1.0 / (x.gain * w.gain),
         partial(unit_layouts, TILES), early, STEP=0, U=2,
     )  # fmt: skip
     return out
-
-
-def _in_whole_units(x: Tensor, k: int) -> Tensor:
-    """E4M3 x padded to K = k with zeros, or as it is where TMA can read that."""
-    m = x.shape[0]
-    if x.shape[1] == k and x.stride(1) == 1 and x.data_ptr() % 16 == 0 and (m == 1 or x.stride(0) % 16 == 0):
-        return x
-    whole = torch.zeros((m, k), dtype=torch.uint8, device=x.device)
-    whole[:, : x.shape[1]] = x.view(torch.uint8)
-    return whole.view(x.dtype)

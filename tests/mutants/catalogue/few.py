@@ -14,6 +14,14 @@ _k = partial(Mutant, check="few-folded", file="qkernels/triton/fp4_few_sm90.py")
 _m = partial(Mutant, check="few-folded", file="qkernels/triton/mxfp4_few_sm90.py")
 _n = partial(Mutant, check="few-folded", file="qkernels/triton/mxfp4_few_plan.py")
 _g = partial(Mutant, check="finish", file="qkernels/triton/fp4_gemm_sm90.py")
+_OF_W = """    if gs_ptr is not None:
+        result *= reciprocal(gl.load(gs_ptr))
+"""
+_OF_X = """    if x_gs_ptr is not None:
+        result *= reciprocal(gl.load(x_gs_ptr))
+    if row_gain is not None:
+        result *= gl.convert_layout(row_gain, gl.SliceLayout(0, sums.type.layout)).expand_dims(0)
+"""
 
 MUTANTS = (
     _e(
@@ -122,6 +130,12 @@ MUTANTS = (
         "rows of every tile take the global scales of the first",
     ),
     _g(
+        "gemm-scales-of-x-first",
+        _OF_W + _OF_X,
+        _OF_X + _OF_W,
+        "large rows of x overflow on the way, divided by their global scales before that of w",
+    ),
+    _g(
         "gemm-row-scales-unmasked",
         "row_gs_ptr + rows, mask=rows < m",
         "row_gs_ptr + rows, mask=rows <= m",
@@ -208,11 +222,13 @@ MUTANTS = (
         "1.0 / x.gain",
         "the product is not divided by the gain of w",
     ),
-    _m(
+    Mutant(
         "few-folded-rows-padded-with-nan",
-        "torch.zeros((m, k), dtype=torch.uint8",
-        "torch.full((m, k), 127, dtype=torch.uint8",
+        "torch.zeros((m, k * size), dtype=torch.uint8",
+        "torch.full((m, k * size), 127, dtype=torch.uint8",
         "what follows the last of K is NaN, which zeros of w do not undo",
+        "few-folded",
+        file="qkernels/triton/fp4_few_parts.py",
     ),
     _n(
         "few-folded-stages-too-deep",

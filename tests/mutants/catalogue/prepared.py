@@ -205,6 +205,13 @@ MUTANTS = (
         "prepared-product",
     ),
     _c(
+        "choice-global-scale-of-x-first",
+        "for gs in (w.global_scale, x_global_scale):",
+        "for gs in (x_global_scale, w.global_scale):",
+        "large rows of x overflow on the way, divided by their global scales before that of w",
+        "prepared-product",
+    ),
+    _c(
         "choice-global-scale-of-x-alone",
         "for gs in (w.global_scale, x_global_scale):",
         "for gs in (x_global_scale,):",
